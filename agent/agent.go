@@ -98,6 +98,8 @@ const (
 	EnvURL        = "BERTH_AGENT_URL"   // base URL of the coordinator
 	EnvToken      = "BERTH_AGENT_TOKEN" // the agent's token
 	EnvTokenFile  = "BERTH_AGENT_TOKEN_FILE"
-	EnvCoderDir   = "BERTH_CODER_DIR"   // directory that stands for /coder where that cannot be bound
-	EnvRuntimeDir = "BERTH_RUNTIME_DIR" // instead of /run/berth and its substitutes
+	EnvCoderDir   = "BERTH_CODER_DIR"     // directory that stands for /coder where that cannot be bound
+	EnvRuntimeDir = "BERTH_RUNTIME_DIR"   // instead of /run/berth and its substitutes
+	EnvCAFile     = "BERTH_AGENT_CA_FILE" // PEM: the only certificates that the agent trusts for the coordinator
+	EnvInsecure   = "BERTH_INSECURE_HTTP" // 1: plain HTTP beyond loopback is allowed
 )
