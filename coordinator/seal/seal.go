@@ -116,8 +116,8 @@ func create(path string) error {
 	}
 	var id [idSize]byte
 	var raw [chacha20poly1305.KeySize]byte
-	rand.Read(id[:])  //nolint:errcheck // never fails
-	rand.Read(raw[:]) //nolint:errcheck // never fails
+	rand.Read(id[:])                       //nolint:errcheck // never fails
+	rand.Read(raw[:])                      //nolint:errcheck // never fails
 	f, err := os.CreateTemp(dir, ".key-*") // mode 0600
 	if err != nil {
 		return err
