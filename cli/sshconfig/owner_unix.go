@@ -1,0 +1,16 @@
+//go:build unix
+
+package sshconfig
+
+import (
+	"io/fs"
+	"os"
+	"syscall"
+)
+
+// keepOwner gives f the owner that the file had, where that is allowed: root may edit another user's file.
+func keepOwner(f *os.File, was fs.FileInfo) {
+	if st, ok := was.Sys().(*syscall.Stat_t); ok && os.Geteuid() == 0 {
+		f.Chown(int(st.Uid), int(st.Gid)) //nolint:errcheck // the file is right otherwise
+	}
+}

@@ -1,0 +1,248 @@
+// Package sshconfig writes and removes our own ssh_config file and the one Include line with which the user's own
+// configuration reads it. Nothing else in the user's file is ever touched.
+//
+// Host names come from the server and paths from the machine; both are checked before they are written, for a line
+// break or a quote in one of them could run a command.
+package sshconfig
+
+import (
+	"bytes"
+	"fmt"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// A Config is what our ssh_config file says.
+type Config struct {
+	Berth      string   // absolute path of the berth command
+	Args       []string // arguments of it before "connect"
+	Suffix     string   // of the workspaces' host names
+	KnownHosts string   // path of our own known_hosts file
+	Identity   string   // path of the device's private key; empty: none
+	Hosts      []Host   // concrete names beside the wildcard, so that IDEs list them
+	Door       Door
+	Windows    bool // commands are run by cmd.exe, paths have backslashes
+}
+
+// A Host is one workspace, or one agent of one.
+type Host struct {
+	Name  string // as it is typed: dev.berth
+	Alias string // the long name that its host key is certified for: dev.alice.berth
+}
+
+// A Door is where the coordinator's SSH front door listens. The zero value leaves it out.
+type Door struct {
+	Host string
+	Port int
+}
+
+const label = `[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?`
+
+var (
+	nameRE = regexp.MustCompile(`^` + label + `(?:\.` + label + `){0,9}$`)
+	addrRE = regexp.MustCompile(`^[0-9a-fA-F:]{2,39}$`) // IPv6
+)
+
+func checkName(what, s string) error {
+	if len(s) > 253 || !nameRE.MatchString(s) {
+		return fmt.Errorf("%s %.80q is not a host name", what, s)
+	}
+	return nil
+}
+
+// Options are the settings that every workspace gets, as ssh_config lines and as values for ssh's -o.
+func (c Config) Options() ([]string, error) {
+	command, err := c.proxyCommand()
+	if err != nil {
+		return nil, err
+	}
+	known, err := c.file(c.KnownHosts)
+	if err != nil {
+		return nil, err
+	}
+	options := []string{
+		"ProxyCommand " + command,
+		"UserKnownHostsFile " + known,
+		// Nobody is asked: the certificate authority in that file vouches for every workspace, and a host that
+		// shows no certificate of it is not one of them.
+		"StrictHostKeyChecking yes",
+		// Long enough for a network that was away; also what a start may take.
+		"ServerAliveInterval 15",
+		"ServerAliveCountMax 40",
+	}
+	if c.Identity != "" {
+		identity, err := c.file(c.Identity)
+		if err != nil {
+			return nil, err
+		}
+		options = append(options, "IdentityFile "+identity, "IdentitiesOnly yes")
+	}
+	return options, nil
+}
+
+// Render returns the file.
+func (c Config) Render() ([]byte, error) {
+	if err := checkName("the suffix", c.Suffix); err != nil {
+		return nil, err
+	}
+	options, err := c.Options()
+	if err != nil {
+		return nil, err
+	}
+	var b bytes.Buffer
+	b.WriteString("# Written by \"berth ssh-config\", which overwrites changes.\n")
+	for _, h := range c.Hosts {
+		if err := h.check(c.Suffix); err != nil {
+			return nil, err
+		}
+		fmt.Fprintf(&b, "\nHost %s\n\tHostKeyAlias %s\n", h.Name, h.Alias)
+	}
+	// A name with a quote in it is not ours: it could end the quotes around %n below.
+	fmt.Fprintf(&b, "\nHost *.%s %s\n", c.Suffix, c.notQuoted())
+	for _, o := range options {
+		fmt.Fprintf(&b, "\t%s\n", o)
+	}
+	if err := c.door(&b); err != nil {
+		return nil, err
+	}
+	return b.Bytes(), nil
+}
+
+func (h Host) check(suffix string) error {
+	for _, s := range []string{h.Name, h.Alias} {
+		if err := checkName("the workspace's host name", s); err != nil {
+			return err
+		}
+		if !strings.HasSuffix(s, "."+suffix) {
+			return fmt.Errorf("the workspace's host name %q does not end in .%s", s, suffix)
+		}
+	}
+	return nil
+}
+
+// door writes the front door under the suffix's name, so that `ssh dev@berth` finds it: only where the suffix is one
+// word, for otherwise it may be the name of another machine.
+func (c Config) door(b *bytes.Buffer) error {
+	d := c.Door
+	if d.Host == "" || strings.Contains(c.Suffix, ".") {
+		return nil
+	}
+	if !addrRE.MatchString(d.Host) {
+		if err := checkName("the door's address", strings.ToLower(d.Host)); err != nil {
+			return err
+		}
+	}
+	if d.Port < 1 || d.Port > 65535 {
+		return fmt.Errorf("the door's port %d is not a port", d.Port)
+	}
+	fmt.Fprintf(b, "\nHost %s\n\tHostName %s\n\tPort %d\n", c.Suffix, d.Host, d.Port)
+	options, err := c.Options()
+	if err != nil {
+		return err
+	}
+	for _, o := range options[1:] { // all but ProxyCommand
+		fmt.Fprintf(b, "\t%s\n", o)
+	}
+	return nil
+}
+
+// file quotes a path for a setting in which % stands for tokens and ${} for the environment.
+func (c Config) file(path string) (string, error) {
+	if c.Windows {
+		path = strings.ReplaceAll(path, `\`, `/`)
+	}
+	if err := checkPath(path, c.Windows); err != nil {
+		return "", err
+	}
+	if strings.ContainsAny(path, "\\\"") || strings.Contains(path, "${") {
+		return "", fmt.Errorf("the path %q cannot be written into an ssh_config file: it holds a quote, a backslash or ${", path)
+	}
+	path = strings.ReplaceAll(path, "%", "%%")
+	if strings.ContainsAny(path, " '#") {
+		return `"` + path + `"`, nil
+	}
+	return path, nil
+}
+
+var driveRE = regexp.MustCompile(`^[A-Za-z]:[/\\]`)
+
+func checkPath(path string, windows bool) error {
+	absolute := strings.HasPrefix(path, "/") && !windows || windows && (driveRE.MatchString(path) || strings.HasPrefix(path, "//") || strings.HasPrefix(path, `\\`))
+	switch {
+	case !absolute:
+		return fmt.Errorf("the path %q is not absolute", path)
+	case strings.ContainsFunc(path, func(r rune) bool { return r < ' ' || r == 0x7f }):
+		return fmt.Errorf("the path %q cannot be written into an ssh_config file: it holds a control character", path)
+	}
+	return nil
+}
+
+// proxyCommand is the command that reaches a workspace. ssh hands it to the user's shell after it has replaced %n by
+// the name as it was typed, unescaped: the quotes around it, and notQuoted, keep it from running commands.
+func (c Config) proxyCommand() (string, error) {
+	if err := checkPath(c.Berth, c.Windows); err != nil {
+		return "", err
+	}
+	words := make([]string, 0, len(c.Args)+4)
+	for _, s := range slices.Concat([]string{c.Berth}, c.Args, []string{"connect", "--"}) {
+		w, err := c.quote(s)
+		if err != nil {
+			return "", err
+		}
+		words = append(words, w)
+	}
+	name := `'%n'`
+	if c.Windows {
+		name = `"%n"`
+	}
+	return strings.Join(append(words, name), " "), nil
+}
+
+var plainRE = regexp.MustCompile(`^[A-Za-z0-9_/.:=+@-]+$`)
+
+// quote quotes a word for the shell that runs a ProxyCommand, and its % for ssh.
+func (c Config) quote(s string) (string, error) {
+	if strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+		return "", fmt.Errorf("%q cannot be written into an ssh_config file: it holds a control character", s)
+	}
+	if plainRE.MatchString(s) {
+		return s, nil
+	}
+	s = strings.ReplaceAll(s, "%", "%%")
+	if c.Windows {
+		if strings.Contains(s, `"`) {
+			return "", fmt.Errorf("%q cannot be written into an ssh_config file: it holds a quote", s)
+		}
+		return `"` + s + `"`, nil
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'", nil
+}
+
+// notQuoted is the Host pattern that takes out names with the quote that stands around %n.
+func (c Config) notQuoted() string {
+	if c.Windows {
+		return `"!*&*" "!*|*" "!*^*" "!*%*"`
+	}
+	return `"!*'*"`
+}
+
+// CheckKnownHosts returns an error unless s is lines of a known_hosts file that name a certificate authority, as the
+// server's answer should be: nothing else belongs into our file.
+func CheckKnownHosts(s string) error {
+	if len(s) > 16<<10 {
+		return fmt.Errorf("the server's known_hosts lines are too long")
+	}
+	for line := range strings.Lines(s) {
+		if !knownHostsRE.MatchString(strings.TrimRight(line, "\n")) {
+			return fmt.Errorf("the server's known_hosts line is not one: %.80s", strconv.Quote(line))
+		}
+	}
+	if strings.TrimSpace(s) == "" {
+		return fmt.Errorf("the server gives no known_hosts line")
+	}
+	return nil
+}
+
+var knownHostsRE = regexp.MustCompile(`^@cert-authority [A-Za-z0-9.*:,\[\]_-]{1,4096} [a-z0-9@.-]{1,64} [A-Za-z0-9+/=]{1,8192}(?: [ -~]{0,200})?$`)
