@@ -82,7 +82,7 @@ func JoinPath(paths ...string) string {
 	return strings.Join(dirs, ":")
 }
 
-// loginMark stands between what a profile prints and the environment.
+// loginMark stands before and after the environment, amid what a profile prints.
 const loginMark = "\x00berth-environment\x00"
 
 // Login starts u's login shell once, with env and what a login sets, lets it read the profile, and returns the
@@ -99,14 +99,11 @@ func Login(ctx context.Context, u *User, env []string, limit time.Duration) ([]s
 	if err != nil {
 		return base, fmt.Errorf("learn the login environment: %w", err)
 	}
-	i := bytes.LastIndex(out, []byte(loginMark))
-	if i < 0 {
+	parts := bytes.Split(out, []byte(loginMark))
+	if len(parts) < 3 || !bytes.Contains(parts[len(parts)-2], []byte("PATH=")) {
 		return base, errors.New("learn the login environment: the login shell printed none")
 	}
-	var got []string
-	for kv := range strings.SplitSeq(string(out[i+len(loginMark):]), "\x00") {
-		got = append(got, kv)
-	}
+	got := strings.Split(string(parts[len(parts)-2]), "\x00")
 	// The profile's word goes before the given one, except in who the user is.
 	env = Without(Merge(base, got, u.Basic()), transient)
 	return Merge(env, []string{"PATH=" + JoinPath(Value(got, "PATH"), Value(base, "PATH"))}), nil
@@ -120,16 +117,17 @@ func transient(name string) bool {
 func loginOutput(ctx context.Context, u *User, env []string, limit time.Duration) ([]byte, error) {
 	p, err := Start(Command{
 		Path: u.Shell,
-		Args: []string{filepath.Base(u.Shell), "-l", "-c", `printf '\000berth-environment\000'; exec env -0`},
-		Env:  env,
-		User: u,
+		Args: []string{filepath.Base(u.Shell), "-l", "-c",
+			`printf '\000berth-environment\000'; env -0; printf '\000berth-environment\000'`},
+		Env:   env,
+		User:  u,
+		Merge: true, // what a profile says on stderr comes before the first mark
 	})
 	if err != nil {
 		return nil, err
 	}
 	defer p.Close()
 	p.Stdin.Close()
-	p.Stderr.Close()
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	// A profile that hangs takes what it started along.

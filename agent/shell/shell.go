@@ -6,19 +6,46 @@
 package shell
 
 import (
+	"fmt"
 	"path/filepath"
+	"strings"
 )
 
 // LoginShell is the command that a login without a command of its own runs: the user's shell with a dash before its
-// name, which makes it read the profile.
+// name, which makes it read the profile. Where the profile sets PATH anew, as Debian's does, u.PathFile gives it back.
 func (u *User) LoginShell(env []string) Command {
-	return Command{
-		Path: u.Shell,
-		Args: []string{"-" + filepath.Base(u.Shell)},
-		Env:  env,
-		User: u,
+	name := filepath.Base(u.Shell)
+	if u.PathFile != "" {
+		source := ". " + Quote(u.PathFile)
+		switch {
+		case name == "bash" && Value(env, "PROMPT_COMMAND") == "":
+			env = Merge(env, []string{"PROMPT_COMMAND=" + source}) // the file takes it away again
+		case (name == "sh" || name == "dash" || name == "ash") && Value(env, "ENV") == "":
+			env = Merge(env, []string{"ENV=" + u.PathFile})
+		}
 	}
+	return Command{Path: u.Shell, Args: []string{"-" + name}, Env: env, User: u}
 }
+
+// PathScript is the text of a PathFile for the given file name: it puts directories of path that are missing from
+// PATH back, the first of them in front. It may be read any number of times.
+func PathScript(file, path string) string {
+	var b strings.Builder
+	b.WriteString("# Written by the Berth agent: gives back to PATH what the system's profile took from it.\n")
+	for i, dir := range filepath.SplitList(path) {
+		d := Quote(dir)
+		put := `"$PATH":` + d
+		if i == 0 {
+			put = d + `:"$PATH"`
+		}
+		fmt.Fprintf(&b, "case :\"$PATH\": in *:%s:*) ;; *) PATH=%s ;; esac\n", d, put)
+	}
+	fmt.Fprintf(&b, "if [ \"${PROMPT_COMMAND-}\" = %s ]; then unset PROMPT_COMMAND; fi\n", Quote(". "+Quote(file)))
+	return b.String()
+}
+
+// Quote quotes s for a POSIX shell.
+func Quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 
 // Exec is the command that runs line by the user's shell, as sshd does it: no profile is read.
 func (u *User) Exec(line string, env []string) Command {

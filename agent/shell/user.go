@@ -21,6 +21,9 @@ type User struct {
 	Groups []uint32 // supplementary groups; GID is among them
 	Home   string
 	Shell  string // an executable file
+
+	// PathFile is a file with PathScript's text, for login shells whose profile sets PATH anew; empty where it does not.
+	PathFile string
 }
 
 // Uids of ordinary users: people rather than services, by the convention of every distribution.
