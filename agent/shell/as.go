@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -42,19 +43,18 @@ func become(u *User) error {
 		groups = []uint32{u.GID}
 	}
 	const keep = ^uintptr(0)
-	for _, c := range []struct {
-		name       string
-		nr         uintptr
-		a1, a2, a3 uintptr
-	}{
-		{"setgroups", unix.SYS_SETGROUPS, uintptr(len(groups)), uintptr(unsafe.Pointer(&groups[0])), 0},
-		{"setresgid", unix.SYS_SETRESGID, keep, uintptr(u.GID), keep},
-		{"setresuid", unix.SYS_SETRESUID, keep, uintptr(u.UID), keep},
-	} {
-		if _, _, errno := unix.RawSyscall(c.nr, c.a1, c.a2, c.a3); errno != 0 {
-			return fmt.Errorf("become user %s: %w", u.Name, os.NewSyscallError(c.name, errno))
-		}
+	fail := func(call string, errno syscall.Errno) error {
+		return fmt.Errorf("become user %s: %w", u.Name, os.NewSyscallError(call, errno))
 	}
-	runtime.KeepAlive(groups)
+	_, _, errno := unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(groups)), uintptr(unsafe.Pointer(&groups[0])), 0)
+	if errno != 0 {
+		return fail("setgroups", errno)
+	}
+	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESGID, keep, uintptr(u.GID), keep); errno != 0 {
+		return fail("setresgid", errno)
+	}
+	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, keep, uintptr(u.UID), keep); errno != 0 {
+		return fail("setresuid", errno)
+	}
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"syscall"
 
 	"github.com/creack/pty"
+	"golang.org/x/sys/unix"
 )
 
 // A Command is what Start starts.
@@ -219,6 +220,17 @@ func (p *Process) Wait() Exit {
 		return Exit{Code: 128 + int(status.Signal()), Signal: status.Signal(), CoreDumped: status.CoreDump()}
 	}
 	return Exit{Code: status.ExitStatus()}
+}
+
+// WaitExit waits for the process to exit and does not reap it, so that Signal still reaches what is left of its group.
+// Wait has to be called afterwards.
+func (p *Process) WaitExit() {
+	for {
+		err := unix.Waitid(unix.P_PID, p.PID, nil, unix.WEXITED|unix.WNOWAIT, nil)
+		if !errors.Is(err, unix.EINTR) {
+			return
+		}
+	}
 }
 
 // Signal sends sig to the process's group. It fails with os.ErrProcessDone after Wait has returned.
