@@ -231,6 +231,7 @@ type Build struct {
 	Version         int                     `json:"version"`
 	Status          coordinator.BuildStatus `json:"status"`
 	CancelRequested bool                    `json:"cancel_requested,omitempty"`
+	Ahead           int                     `json:"ahead,omitempty"` // builds before it in the queue
 	Error           string                  `json:"error,omitempty"`
 	Address         string                  `json:"address,omitempty"`
 	Resources       []string                `json:"resources,omitempty"`
