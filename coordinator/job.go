@@ -72,6 +72,8 @@ type JobLimits struct {
 	Init  time.Duration `json:"init,omitempty"`
 	Plan  time.Duration `json:"plan,omitempty"`
 	Apply time.Duration `json:"apply,omitempty"`
+	// Cancel is how long an interrupted terraform may take to end in order, before it is killed.
+	Cancel time.Duration `json:"cancel,omitempty"`
 }
 
 // Default limits of a job's stages.
@@ -79,6 +81,8 @@ const (
 	DefaultInitLimit  = 10 * time.Minute
 	DefaultPlanLimit  = 10 * time.Minute
 	DefaultApplyLimit = 2 * time.Hour
+
+	DefaultCancelLimit = 5 * time.Minute
 )
 
 // A Result is how a job ended.

@@ -80,16 +80,6 @@ func (c *Command) supervise(ctx context.Context, p *os.Process, ended <-chan str
 	<-ended
 }
 
-// awaitExit returns when the child has ended, and leaves it to be waited for.
-func awaitExit(pid int) {
-	for {
-		err := unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil)
-		if !errors.Is(err, unix.EINTR) {
-			return
-		}
-	}
-}
-
 // KillGroup kills every process of a process group. The caller knows that the group is still the one it means.
 func KillGroup(pgid int) {
 	if pgid > 1 {

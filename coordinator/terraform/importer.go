@@ -28,6 +28,7 @@ type Importer struct {
 	StartCount  func(n int)                   // tells the provider
 	Log         io.Writer                     // raw log; its errors are ignored
 	Note        func(stage, text string)
+	Ended       func() // called after each command
 	Limits      coordinator.JobLimits
 }
 
@@ -133,6 +134,7 @@ func (i *Importer) plan(ctx context.Context, name string) (planned, error) {
 	defer cancel()
 	var out bytes.Buffer
 	_, err = tf.PlanJSON(ctx, sink{&out, i.Log}, tfexec.Reattach(info), tfexec.Lock(false), tfexec.Out(i.planFile(name)))
+	i.Ended()
 	r := NewLogReader(bytes.NewReader(out.Bytes()))
 	if e := r.Next(p.add); e != nil {
 		err = errors.Join(err, e)
@@ -179,6 +181,7 @@ func (i *Importer) init(ctx context.Context) error {
 	var out bytes.Buffer
 	tf.SetStdout(sink{&out, i.Log})
 	err = tf.Init(ctx, tfexec.Backend(false), tfexec.Upgrade(false), tfexec.Reattach(info))
+	i.Ended()
 	if cause := context.Cause(ctx); cause != nil {
 		return cause
 	}
@@ -209,6 +212,7 @@ func (i *Importer) show(ctx context.Context, name string) (*tfjson.Plan, error) 
 	ctx, cancel := Limit(ctx, i.Limits.Plan, coordinator.DefaultPlanLimit, StagePlan)
 	defer cancel()
 	plan, err := tf.ShowPlanFile(ctx, i.planFile(name), tfexec.Reattach(info))
+	i.Ended()
 	if cause := context.Cause(ctx); cause != nil {
 		return nil, cause
 	}

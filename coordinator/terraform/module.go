@@ -134,6 +134,27 @@ func CLIConfig(data string) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
+// Seal gives a tree to this process's user and takes others' right to write, links not followed.
+func Seal(dir string) error {
+	if err := Chown(dir, os.Getuid()); err != nil {
+		return err
+	}
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.Type()&fs.ModeSymlink != 0 {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		return os.Chmod(path, info.Mode().Perm()&0o755|0o444)
+	})
+	if err != nil {
+		return fmt.Errorf("seal directory: %w", err)
+	}
+	return nil
+}
+
 // Chown gives a tree to a user, links not followed.
 func Chown(dir string, uid int) error {
 	err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {

@@ -14,6 +14,7 @@ type Outcome struct {
 	Problem string // the first error, on one line
 	Address string // the resource that it is about
 	More    int    // further errors
+	Last    string // the last line that is no message of terraform's: what it says when it breaks down
 	Changes []Change
 	Timings []coordinator.Timing // of single resources
 	started map[string]started
@@ -35,6 +36,8 @@ func (o *Outcome) Add(e Event) {
 		o.Changes = append(o.Changes, *e.Change)
 	case e.Problem != "":
 		o.problem(e)
+	case e.Type == eventText:
+		o.Last = OneLine(e.Line.Text)
 	case e.Type == eventStart && e.Action != "read":
 		o.started[addr] = started{e.Action, e.Line.Time}
 	case e.Type == eventComplete || e.Type == eventErrored:

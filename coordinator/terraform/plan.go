@@ -41,9 +41,11 @@ func streamAction(s string) string {
 	return s
 }
 
+// MaxPlanFile is the size of the largest plan file that is read, in bytes.
+const MaxPlanFile = 64 << 20
+
 const (
-	maxPlanFile = 64 << 20 // bytes of a plan file that are read
-	planVersion = 3        // of the message in it; unchanged since terraform 0.12, and in OpenTofu
+	planVersion = 3 // of the message in it; unchanged since terraform 0.12, and in OpenTofu
 )
 
 // ErrPlanFormat is returned for a plan file that this package does not understand. The guard then judges by
@@ -97,8 +99,8 @@ func planMember(file []byte) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close() //nolint:errcheck // read only
-	b, err := io.ReadAll(io.LimitReader(f, maxPlanFile+1))
-	if err == nil && len(b) > maxPlanFile {
+	b, err := io.ReadAll(io.LimitReader(f, MaxPlanFile+1))
+	if err == nil && len(b) > MaxPlanFile {
 		err = errors.New("too large")
 	}
 	return b, err
