@@ -110,7 +110,8 @@ func (w *buildWork) failed(ctx context.Context, cause error) coordinator.Result 
 	return r
 }
 
-// finish commits the result and what follows from it. Everything in it may be done again after a crash.
+// finish commits the result. The store does what has to go with it in the same transaction: the start that was to
+// follow, the end of the workspace's tokens.
 func (w *buildWork) finish(ctx context.Context, r coordinator.Result) error {
 	ws := w.build.WorkspaceID
 	if !w.build.Started.IsZero() {
@@ -118,12 +119,6 @@ func (w *buildWork) finish(ctx context.Context, r coordinator.Result) error {
 		r.Timings = append([]coordinator.Timing{queue}, r.Timings...)
 	}
 	gone := r.Status == coordinator.BuildSucceeded && w.build.Transition != coordinator.Start
-	if gone {
-		err := w.b.insist(ctx, "delete the workspace's tokens", func() error { return w.b.store.DeleteWorkspaceTokens(ctx, ws) })
-		if err := w.b.tolerate(ctx, "tokens were not deleted", string(w.build.ID), err); err != nil {
-			return err
-		}
-	}
 	var next *coordinator.Build
 	err := w.b.insist(ctx, "record the result", func() (err error) {
 		next, err = w.b.store.FinishBuild(ctx, w.build.ID, r, w.b.now())

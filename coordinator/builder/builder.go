@@ -48,7 +48,6 @@ type Records interface {
 	PutState(ctx context.Context, s coordinator.State) error
 	RecordAgents(ctx context.Context, ws coordinator.WorkspaceID, build coordinator.BuildID, recs []coordinator.AgentRecord) error
 	FinishBuild(ctx context.Context, id coordinator.BuildID, r coordinator.Result, now time.Time) (*coordinator.Build, error)
-	DeleteWorkspaceTokens(ctx context.Context, ws coordinator.WorkspaceID) error
 }
 
 // Versions are the templates' versions and their imports.
