@@ -54,7 +54,8 @@ func open(ctx context.Context, dir string, key *seal.Key, log *slog.Logger, migr
 	if err := prepare(path); err != nil {
 		return nil, err
 	}
-	if err := inspect(ctx, path); err != nil {
+	marked, err := inspect(ctx, path)
+	if err != nil {
 		return nil, err
 	}
 	s := &Store{key: key, log: log}
@@ -67,7 +68,7 @@ func open(ctx context.Context, dir string, key *seal.Key, log *slog.Logger, migr
 	}
 	s.read.SetMaxOpenConns(readers)
 	s.read.SetMaxIdleConns(readers)
-	if err := errors.Join(s.migrate(ctx, dir, migrations), s.checkKey(ctx)); err != nil {
+	if err := s.begin(ctx, dir, migrations, marked); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
@@ -86,13 +87,14 @@ func prepare(path string) error {
 	return f.Close()
 }
 
-// inspect looks at the file, without changing it, before anything else touches it.
-func inspect(ctx context.Context, path string) error {
+// inspect looks at the file, without changing it, before anything else touches it. It refuses a file that is not
+// ours, and reports whether it is marked as ours: an empty one is not yet.
+func inspect(ctx context.Context, path string) (marked bool, err error) {
 	foreign := coordinator.Errorf(coordinator.CodeConflict, "%s is not a database of Berth", path).
 		WithHint("choose another --data directory, or move the file away")
 	db, err := sql.Open("sqlite", dsn(path, url.Values{"mode": {"rw"}, "_query_only": {"1"}}))
 	if err != nil {
-		return wrap("open database", err)
+		return false, wrap("open database", err)
 	}
 	defer db.Close() //nolint:errcheck // it was only read
 	var id, tables int
@@ -100,22 +102,31 @@ func inspect(ctx context.Context, path string) error {
 	var failure *sqlite.Error
 	switch {
 	case errors.As(err, &failure) && failure.Code()&0xff == sqlite3.SQLITE_NOTADB:
-		return foreign.WithCause(err)
+		return false, foreign.WithCause(err)
 	case err != nil:
-		return wrap("read database", err)
+		return false, wrap("read database", err)
 	case id == applicationID, id == 0 && tables == 0:
-		return nil
+		return id == applicationID, nil
 	default:
-		return foreign
+		return false, foreign
 	}
+}
+
+// begin marks, migrates and checks the database.
+func (s *Store) begin(ctx context.Context, dir string, migrations fs.FS, marked bool) error {
+	if !marked { // before anything else, so that after a crash at any instant the file is still known as ours
+		if _, err := s.exec(ctx, "mark database", fmt.Sprintf("PRAGMA application_id = %d", applicationID)); err != nil {
+			return err
+		}
+	}
+	if err := s.migrate(ctx, dir, migrations); err != nil {
+		return err
+	}
+	return s.checkKey(ctx)
 }
 
 // migrate brings the schema to the newest version, each step in a transaction of its own.
 func (s *Store) migrate(ctx context.Context, dir string, migrations fs.FS) error {
-	// The mark comes first: with a crash right after it the file is still known as ours.
-	if _, err := s.exec(ctx, "mark database", fmt.Sprintf("PRAGMA application_id = %d", applicationID)); err != nil {
-		return err
-	}
 	p, err := goose.NewProvider(goose.DialectSQLite3, s.write, migrations,
 		goose.WithDisableGlobalRegistry(true), goose.WithSlog(s.log))
 	if err != nil {
