@@ -372,3 +372,5 @@ func pipe(t *testing.T) (a, b *net.TCPConn) {
 }
 
 type enterRequest = entry.Request
+
+func (w *world) discard() *slog.Logger { return slog.New(slog.NewTextHandler(w.logs, nil)) }
