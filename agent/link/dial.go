@@ -57,7 +57,9 @@ func isLoopback(host string) bool {
 	return ip != nil && ip.IsLoopback()
 }
 
-func newTransport(caFile string) (*http.Transport, error) {
+// NewTransport returns how the agent reaches the coordinator: through the proxies that the environment names, trusting
+// the certificates of caFile alone where that is set.
+func NewTransport(caFile string) (*http.Transport, error) {
 	config := &tls.Config{MinVersion: tls.VersionTLS12}
 	if caFile != "" {
 		pem, err := os.ReadFile(caFile)

@@ -124,7 +124,7 @@ func newLinker(c Config) (*linker, error) {
 	if c.Outbox == nil {
 		c.Outbox = NewOutbox()
 	}
-	transport, err := newTransport(c.CAFile)
+	transport, err := NewTransport(c.CAFile)
 	if err != nil {
 		return nil, err
 	}

@@ -86,10 +86,10 @@ func JoinPath(paths ...string) string {
 const loginMark = "\x00berth-environment\x00"
 
 // Login starts u's login shell once, with env and what a login sets, lets it read the profile, and returns the
-// environment that it ends up with. Directories of env's PATH that a profile dropped are kept at its end: an image's
-// ENV means them. Where the shell fails, hangs beyond limit (LoginLimit if 0) or has no profile, what was given is
-// returned; the error says why and is for a log.
-func Login(ctx context.Context, u *User, env []string, limit time.Duration) ([]string, error) {
+// environment that it ends up with. Directories of env's PATH that the profile dropped are kept at its end, for an
+// image's ENV means them; kept says whether none had to be. Where the shell fails, or hangs beyond limit (LoginLimit
+// if 0), what was given is returned; the error says why and is for a log.
+func Login(ctx context.Context, u *User, env []string, limit time.Duration) (login []string, kept bool, err error) {
 	base := Merge([]string{"PATH=" + DefaultPath}, env, u.Basic())
 	base = Without(base, transient)
 	if limit <= 0 {
@@ -97,16 +97,18 @@ func Login(ctx context.Context, u *User, env []string, limit time.Duration) ([]s
 	}
 	out, err := loginOutput(ctx, u, base, limit)
 	if err != nil {
-		return base, fmt.Errorf("learn the login environment: %w", err)
+		return base, false, fmt.Errorf("learn the login environment: %w", err)
 	}
 	parts := bytes.Split(out, []byte(loginMark))
 	if len(parts) < 3 || !bytes.Contains(parts[len(parts)-2], []byte("PATH=")) {
-		return base, errors.New("learn the login environment: the login shell printed none")
+		return base, false, errors.New("learn the login environment: the login shell printed none")
 	}
 	got := strings.Split(string(parts[len(parts)-2]), "\x00")
 	// The profile's word goes before the given one, except in who the user is.
-	env = Without(Merge(base, got, u.Basic()), transient)
-	return Merge(env, []string{"PATH=" + JoinPath(Value(got, "PATH"), Value(base, "PATH"))}), nil
+	login = Without(Merge(base, got, u.Basic()), transient)
+	path := JoinPath(Value(got, "PATH"))
+	joined := JoinPath(path, Value(base, "PATH"))
+	return Merge(login, []string{"PATH=" + joined}), path == joined, nil
 }
 
 // transient names variables that say something about one shell and nothing about a login.
