@@ -27,8 +27,8 @@ type Importer struct {
 	Granted     map[string]coordinator.Secret // to the plans; init runs without
 	StartCount  func(n int)                   // tells the provider
 	Log         io.Writer                     // raw log; its errors are ignored
-	Note        func(stage, text string)
-	Ended       func() // called after each command
+	Begin       func(stage, text string)      // called at the beginning of each stage
+	Ended       func()                        // called after each command
 	Limits      coordinator.JobLimits
 }
 
@@ -46,15 +46,17 @@ func refuse(format string, args ...any) error { return &Refusal{Msg: fmt.Sprintf
 // Run imports the version. A *Refusal is an error of the template's author.
 func (i *Importer) Run(ctx context.Context) (*coordinator.Import, error) {
 	i.StartCount(1)
-	i.Note(StagePlan, "planning with start count 1")
-	full, err := i.plan(ctx, "plan-1")
+	i.Begin(StagePlan, "planning with start count 1")
+	full, err := i.plan(ctx, "plan-1", io.Discard)
 	if full.needsInit() {
-		i.Note(StageInit, "fetching modules and providers")
+		i.Begin(StageInit, "fetching modules and providers")
 		if err := i.init(ctx); err != nil {
 			return nil, err
 		}
-		i.Note(StagePlan, "planning with start count 1")
-		full, err = i.plan(ctx, "plan-1")
+		i.Begin(StagePlan, "planning with start count 1")
+		full, err = i.plan(ctx, "plan-1", i.Log)
+	} else {
+		i.Log.Write(full.raw) //nolint:errcheck // see sink
 	}
 	if err != nil && !full.outside() {
 		return nil, full.refusal(err)
@@ -77,8 +79,8 @@ func (i *Importer) Run(ctx context.Context) (*coordinator.Import, error) {
 		return nil, refused
 	}
 	i.StartCount(0)
-	i.Note(StagePlan, "planning with start count 0")
-	none, err := i.plan(ctx, "plan-0")
+	i.Begin(StagePlan, "planning with start count 0")
+	none, err := i.plan(ctx, "plan-0", i.Log)
 	if err != nil {
 		r := none.refusal(err)
 		var refusal *Refusal
@@ -120,7 +122,7 @@ type planned struct {
 	raw     []byte
 }
 
-func (i *Importer) plan(ctx context.Context, name string) (planned, error) {
+func (i *Importer) plan(ctx context.Context, name string, log io.Writer) (planned, error) {
 	var p planned
 	tf, err := i.exec(i.Granted)
 	if err != nil {
@@ -133,9 +135,10 @@ func (i *Importer) plan(ctx context.Context, name string) (planned, error) {
 	ctx, cancel := Limit(ctx, i.Limits.Plan, coordinator.DefaultPlanLimit, StagePlan)
 	defer cancel()
 	var out bytes.Buffer
-	_, err = tf.PlanJSON(ctx, sink{&out, i.Log}, tfexec.Reattach(info), tfexec.Lock(false), tfexec.Out(i.planFile(name)))
+	_, err = tf.PlanJSON(ctx, sink{&out, log}, tfexec.Reattach(info), tfexec.Lock(false), tfexec.Out(i.planFile(name)))
 	i.Ended()
-	r := NewLogReader(bytes.NewReader(out.Bytes()))
+	p.raw = out.Bytes()
+	r := NewLogReader(bytes.NewReader(p.raw))
 	if e := r.Next(p.add); e != nil {
 		err = errors.Join(err, e)
 	}

@@ -147,7 +147,11 @@ func Seal(dir string) error {
 		if err != nil {
 			return err
 		}
-		return os.Chmod(path, info.Mode().Perm()&0o755|0o444)
+		mode := info.Mode().Perm()&0o755 | 0o444
+		if mode&0o100 != 0 {
+			mode |= 0o111
+		}
+		return os.Chmod(path, mode)
 	})
 	if err != nil {
 		return fmt.Errorf("seal directory: %w", err)
