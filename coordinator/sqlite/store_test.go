@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -18,7 +19,13 @@ import (
 	"berth/coordinator/seal"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(writerDir); dir != "" {
+		fmt.Fprintln(os.Stderr, writer(dir))
+		os.Exit(1)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 var (
 	ctx  = context.Background()
