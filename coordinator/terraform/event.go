@@ -144,7 +144,7 @@ func (e *Event) diagnose(d *diagnostic) bool {
 		return false // by our own doing
 	}
 	e.Line.Level = "warn"
-	e.Line.Address = d.Address
+	e.Line.Address = d.address()
 	text := d.Summary
 	if d.Detail != "" {
 		text += ": " + d.Detail
@@ -163,8 +163,21 @@ func (e *Event) diagnose(d *diagnostic) bool {
 
 var (
 	credentialRE = regexp.MustCompile(`(?i)credential|authenti|authoriz|unauthor|forbidden|denied|token|password|api.?key|log ?in|access key|connect|dial |no such host|unable to configure|configur\w* provider`)
+	resourceRE   = regexp.MustCompile(`^resource "([^"]+)" "([^"]+)"`)
 	providerRE   = regexp.MustCompile(`^provider "([^"]+)"`)
 )
+
+// address returns the resource that a diagnostic is about: the one that it names, else the block of the root module
+// that it points to.
+func (d *diagnostic) address() string {
+	if d.Address != "" || d.Snippet == nil || d.Range == nil || strings.Contains(d.Range.Filename, "/") {
+		return d.Address
+	}
+	if m := resourceRE.FindStringSubmatch(d.Snippet.Context); m != nil {
+		return m[1] + "." + m[2]
+	}
+	return ""
+}
 
 // outside reports whether a diagnostic comes from a provider that is not ours and may come from missing credentials.
 func (d *diagnostic) outside() bool {
@@ -173,7 +186,7 @@ func (d *diagnostic) outside() bool {
 			return m[1] != "berth" && m[1] != "coder"
 		}
 	}
-	t := TypeOf(d.Address)
+	t := TypeOf(d.address())
 	return t != "" && t != "terraform_data" && t != "berth_home" && !Exempt(t) && credentialRE.MatchString(d.Summary+" "+d.Detail)
 }
 

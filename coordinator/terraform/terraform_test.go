@@ -226,7 +226,8 @@ func TestAddresses(t *testing.T) {
 func TestErrors(t *testing.T) {
 	for _, tt := range []struct{ name, config, want, address string }{
 		{"syntax", `resource "x" {`, "Unclosed configuration block", ""},
-		{"unknown argument", `resource "terraform_data" "a" { nope = 1 }`, "Unsupported argument: An argument named \"nope\" is not expected here. (main.tf line 1)", ""},
+		{"unknown argument", `resource "terraform_data" "a" { nope = 1 }`, "Unsupported argument: An argument named \"nope\" is not expected here. (main.tf line 1)", "terraform_data.a"},
+		{"reference", "output \"x\" {\n value = terraform_data.b.id\n}", "Reference to undeclared resource", ""},
 		{"provisioner", `resource "terraform_data" "a" {
   provisioner "local-exec" { command = "exit 3" }
 }`, "local-exec provisioner error", "terraform_data.a"},
