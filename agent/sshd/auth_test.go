@@ -56,11 +56,11 @@ func TestMethodNoneFails(t *testing.T) {
 // The person of the stream's header is let in and nobody else, whatever keys the manifest lists.
 func TestOnlyTheHeadersPerson(t *testing.T) {
 	w := serve(t)
-	w.header.User = agent.Person{ID: "u-bob", Name: "bob"}
+	w.from(agent.Person{ID: "u-bob", Name: "bob"})
 	if _, err := w.dial(ssh.PublicKeys(w.key)); err == nil {
 		t.Error("alice's key entered on bob's stream")
 	}
-	w.header.User = agent.Person{}
+	w.from(agent.Person{})
 	if _, err := w.dial(ssh.PublicKeys(w.key)); err == nil {
 		t.Error("a key entered on a stream without a user")
 	}

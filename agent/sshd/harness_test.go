@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -47,7 +48,12 @@ type workspace struct {
 	key      ssh.Signer // alice's
 	home     string
 	log      *bytes.Buffer
-	header   agent.StreamHeader
+	header   atomic.Pointer[agent.StreamHeader]
+}
+
+// from sets whom the coordinator lets through from now on.
+func (w *workspace) from(p agent.Person) {
+	w.header.Store(&agent.StreamHeader{Kind: agent.KindSSH, ID: "s1", User: p, Peer: "192.0.2.7:50122", Via: agent.ViaDoor})
 }
 
 func newKey(t *testing.T) (ssh.Signer, []byte) {
@@ -88,8 +94,9 @@ func certify(t *testing.T, ca ssh.Signer, c *ssh.Certificate) *ssh.Certificate {
 // serve makes a workspace of alice; edit may change its configuration before it starts.
 func serve(t *testing.T, edit ...func(*Config, *workspace)) *workspace {
 	t.Helper()
+	t.Parallel()
 	w := &workspace{t: t, dir: t.TempDir(), home: t.TempDir(), log: new(bytes.Buffer)}
-	w.header = agent.StreamHeader{Kind: agent.KindSSH, ID: "s1", User: agent.Person{ID: "u-alice", Name: "alice"}, Peer: "192.0.2.7:50122", Via: agent.ViaDoor}
+	w.from(agent.Person{ID: "u-alice", Name: "alice"})
 	hostCA, _ := newKey(t)
 	w.ca, _ = newKey(t)
 	var keyPEM []byte
@@ -164,7 +171,7 @@ func (w *workspace) listen() {
 			if err != nil {
 				return
 			}
-			conns.Go(func() { _ = w.server.ServeConn(nc, w.header) })
+			conns.Go(func() { _ = w.server.ServeConn(nc, *w.header.Load()) })
 		}
 	})
 	w.t.Cleanup(func() {
