@@ -54,12 +54,11 @@ func Remove(user, own string) (changed bool, err error) {
 
 // includeLine is the line that reads our file. ssh expands wildcards in it, newer ones tokens as well.
 func includeLine(own string) (string, error) {
-	windows := runtime.GOOS == "windows"
 	path := filepath.ToSlash(own)
-	if err := checkPath(path, windows); err != nil {
+	if err := checkPath(path, runtime.GOOS == "windows"); err != nil {
 		return "", err
 	}
-	if strings.ContainsAny(path, "\\\"*?[]{}%$~") && (!windows || strings.ContainsAny(path, "\"*?[]{}%$")) {
+	if strings.ContainsAny(path, "\\\"*?[]{}%$") {
 		return "", fmt.Errorf("the path %q cannot be included from an ssh_config file: it holds a quote, a wildcard or a sign that ssh expands", own)
 	}
 	if strings.ContainsAny(path, " '#") {

@@ -94,7 +94,7 @@ func (c Config) Render() ([]byte, error) {
 	var b bytes.Buffer
 	b.WriteString("# Written by \"berth ssh-config\", which overwrites changes.\n")
 	for _, h := range c.Hosts {
-		if err := h.check(c.Suffix); err != nil {
+		if err := h.Check(c.Suffix); err != nil {
 			return nil, err
 		}
 		fmt.Fprintf(&b, "\nHost %s\n\tHostKeyAlias %s\n", h.Name, h.Alias)
@@ -110,7 +110,8 @@ func (c Config) Render() ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-func (h Host) check(suffix string) error {
+// Check returns an error unless both names are host names below the suffix.
+func (h Host) Check(suffix string) error {
 	for _, s := range []string{h.Name, h.Alias} {
 		if err := checkName("the workspace's host name", s); err != nil {
 			return err
@@ -122,11 +123,12 @@ func (h Host) check(suffix string) error {
 	return nil
 }
 
-// door writes the front door under the suffix's name, so that `ssh dev@berth` finds it: only where the suffix is one
-// word, for otherwise it may be the name of another machine.
+// door writes the front door: under the suffix's name, so that `ssh dev@berth` finds it, where the suffix is one word
+// and not perhaps another machine's name; and under its own name for its own port, so that nothing else that listens
+// on that machine is touched.
 func (c Config) door(b *bytes.Buffer) error {
 	d := c.Door
-	if d.Host == "" || strings.Contains(c.Suffix, ".") {
+	if d.Host == "" {
 		return nil
 	}
 	if !addrRE.MatchString(d.Host) {
@@ -137,13 +139,19 @@ func (c Config) door(b *bytes.Buffer) error {
 	if d.Port < 1 || d.Port > 65535 {
 		return fmt.Errorf("the door's port %d is not a port", d.Port)
 	}
-	fmt.Fprintf(b, "\nHost %s\n\tHostName %s\n\tPort %d\n", c.Suffix, d.Host, d.Port)
 	options, err := c.Options()
 	if err != nil {
 		return err
 	}
-	for _, o := range options[1:] { // all but ProxyCommand
-		fmt.Fprintf(b, "\t%s\n", o)
+	block := func(head string, lines ...string) {
+		fmt.Fprintf(b, "\n%s\n\t%s\n", head, strings.Join(lines, "\n\t"))
+	}
+	options = options[1:] // all but ProxyCommand
+	if !strings.Contains(c.Suffix, ".") {
+		block("Host "+c.Suffix, append([]string{"HostName " + d.Host, fmt.Sprintf("Port %d", d.Port)}, options...)...)
+	}
+	if !c.Windows {
+		block(fmt.Sprintf(`Match host %s exec "test %%p = %d"`, strings.ToLower(d.Host), d.Port), options...)
 	}
 	return nil
 }

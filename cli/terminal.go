@@ -1,0 +1,127 @@
+package cli
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"golang.org/x/term"
+
+	"berth/coordinator"
+)
+
+// fd returns the descriptor of a stream that is a terminal.
+func fd(stream any) (int, bool) {
+	f, ok := stream.(*os.File)
+	if !ok {
+		return 0, false
+	}
+	n := int(f.Fd())
+	return n, term.IsTerminal(n)
+}
+
+// interactive reports whether there is a person to ask.
+func (a *app) interactive() bool {
+	_, in := fd(a.in)
+	_, out := fd(a.err)
+	return in && out
+}
+
+// ask prints a question and reads a line.
+func (a *app) ask(ctx context.Context, question string) (string, error) {
+	fmt.Fprint(a.err, question) //nolint:errcheck // nowhere else to ask
+	return a.readLine(ctx)
+}
+
+// readLine reads a line of stdin. A read that ctx cuts short goes on in the background and is never used again: the
+// command ends.
+func (a *app) readLine(ctx context.Context) (string, error) {
+	if a.lines == nil {
+		a.lines = bufio.NewReaderSize(io.LimitReader(a.in, maxSettings), 4<<10)
+	}
+	return interruptible(ctx, func() (string, error) {
+		line, err := a.lines.ReadString('\n')
+		if errors.Is(err, io.EOF) {
+			err = nil
+		}
+		return strings.TrimRight(line, "\r\n"), err
+	})
+}
+
+// askHidden is ask without an echo.
+func (a *app) askHidden(ctx context.Context, question string) (coordinator.Secret, error) {
+	n, ok := fd(a.in)
+	if !ok {
+		line, err := a.readLine(ctx)
+		return coordinator.Secret(line), err
+	}
+	fmt.Fprint(a.err, question) //nolint:errcheck // nowhere else to ask
+	state, err := term.GetState(n)
+	if err != nil {
+		return "", fmt.Errorf("read the terminal's state: %w", err)
+	}
+	line, err := interruptible(ctx, func() (string, error) {
+		b, err := term.ReadPassword(n)
+		if errors.Is(err, io.EOF) {
+			err = nil
+		}
+		return string(b), err
+	})
+	if ctx.Err() != nil {
+		term.Restore(n, state) //nolint:errcheck // the command ends
+	}
+	fmt.Fprintln(a.err) //nolint:errcheck // the line break that was not echoed
+	return coordinator.Secret(line), err
+}
+
+func interruptible(ctx context.Context, read func() (string, error)) (string, error) {
+	type result struct {
+		line string
+		err  error
+	}
+	done := make(chan result, 1)
+	go func() {
+		line, err := read()
+		done <- result{line, err}
+	}()
+	select {
+	case <-ctx.Done():
+		return "", ctx.Err()
+	case r := <-done:
+		return r.line, r.err
+	}
+}
+
+// confirm has the name of what is to be deleted typed, unless yes.
+func (a *app) confirm(ctx context.Context, yes bool, what, name string) error {
+	if yes {
+		return nil
+	}
+	typed, err := a.ask(ctx, fmt.Sprintf("This deletes %s, which cannot be undone. Type %s to go on: ", what, name))
+	if err != nil {
+		return err
+	}
+	if _, terminal := fd(a.in); !terminal {
+		fmt.Fprintln(a.err) //nolint:errcheck // ends the question's line
+	}
+	if strings.TrimSpace(typed) != name {
+		return usage("nothing was deleted: the name was not typed").WithHint("type " + name + ", or give --yes")
+	}
+	return nil
+}
+
+// readAll reads stdin up to limit bytes.
+func (a *app) readAll(limit int) ([]byte, error) {
+	b, err := io.ReadAll(io.LimitReader(a.in, int64(limit)+1))
+	if err != nil {
+		return nil, fmt.Errorf("read stdin: %w", err)
+	}
+	if len(b) > limit {
+		return nil, coordinator.Errorf(coordinator.CodeTooLarge, "stdin is longer than %d bytes", limit)
+	}
+	return b, nil
+}
