@@ -4,6 +4,7 @@ import (
 	"path"
 	"regexp"
 	"strings"
+	"unicode/utf8"
 )
 
 // ignoreFile lists what is not part of a template, as .gitignore does: one pattern a line, "#" comments, "!" takes a
@@ -36,6 +37,9 @@ func readIgnore(file string) (ignoreRules, error) {
 	text, err := readSmall(file)
 	if err != nil {
 		return r, err
+	}
+	if !utf8.ValidString(text) {
+		return r, usage("%s is not text in UTF-8", file)
 	}
 	for line := range strings.Lines(text) {
 		line = strings.TrimRight(line, " \t\r\n")

@@ -7,10 +7,9 @@ package sshconfig
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
-	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 )
 
@@ -38,15 +37,24 @@ type Door struct {
 	Port int
 }
 
-const label = `[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?`
-
-var (
-	nameRE = regexp.MustCompile(`^` + label + `(?:\.` + label + `){0,9}$`)
-	addrRE = regexp.MustCompile(`^[0-9a-fA-F:]{2,39}$`) // IPv6
+const (
+	lower    = "abcdefghijklmnopqrstuvwxyz"
+	digits   = "0123456789"
+	letters  = lower + "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+	maxHost  = 253 // bytes of a host name
+	maxLabel = 63
 )
 
+// consistsOf reports whether s holds characters of the set only, and at least one.
+func consistsOf(s, set string) bool { return s != "" && strings.Trim(s, set) == "" }
+
+// checkName returns an error unless s is a host name in lower case.
 func checkName(what, s string) error {
-	if len(s) > 253 || !nameRE.MatchString(s) {
+	good := len(s) <= maxHost
+	for label := range strings.SplitSeq(s, ".") {
+		good = good && len(label) <= maxLabel && consistsOf(label, lower+digits+"-") && strings.Trim(label, "-") == label
+	}
+	if !good {
 		return fmt.Errorf("%s %.80q is not a host name", what, s)
 	}
 	return nil
@@ -131,7 +139,7 @@ func (c Config) door(b *bytes.Buffer) error {
 	if d.Host == "" {
 		return nil
 	}
-	if !addrRE.MatchString(d.Host) {
+	if !strings.Contains(d.Host, ":") || !consistsOf(d.Host, digits+"abcdefABCDEF:") { // no IPv6 address
 		if err := checkName("the door's address", strings.ToLower(d.Host)); err != nil {
 			return err
 		}
@@ -174,10 +182,13 @@ func (c Config) file(path string) (string, error) {
 	return path, nil
 }
 
-var driveRE = regexp.MustCompile(`^[A-Za-z]:[/\\]`)
-
+// checkPath returns an error unless the path is absolute and can stand on a line.
 func checkPath(path string, windows bool) error {
-	absolute := strings.HasPrefix(path, "/") && !windows || windows && (driveRE.MatchString(path) || strings.HasPrefix(path, "//") || strings.HasPrefix(path, `\\`))
+	slashes := strings.ReplaceAll(path, `\`, `/`)
+	absolute := strings.HasPrefix(path, "/")
+	if windows {
+		absolute = strings.HasPrefix(slashes, "//") || len(slashes) > 2 && consistsOf(slashes[:1], letters) && slashes[1:3] == ":/"
+	}
 	switch {
 	case !absolute:
 		return fmt.Errorf("the path %q is not absolute", path)
@@ -208,14 +219,12 @@ func (c Config) proxyCommand() (string, error) {
 	return strings.Join(append(words, name), " "), nil
 }
 
-var plainRE = regexp.MustCompile(`^[A-Za-z0-9_/.:=+@-]+$`)
-
 // quote quotes a word for the shell that runs a ProxyCommand, and its % for ssh.
 func (c Config) quote(s string) (string, error) {
 	if strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f }) {
 		return "", fmt.Errorf("%q cannot be written into an ssh_config file: it holds a control character", s)
 	}
-	if plainRE.MatchString(s) {
+	if consistsOf(s, letters+digits+"_/.:=+@-") {
 		return s, nil
 	}
 	s = strings.ReplaceAll(s, "%", "%%")
@@ -238,19 +247,24 @@ func (c Config) notQuoted() string {
 
 // CheckKnownHosts returns an error unless s is lines of a known_hosts file that name a certificate authority, as the
 // server's answer should be: nothing else belongs into our file.
+//
+//	@cert-authority *.berth,[127.0.0.1]:7022 ssh-ed25519 AAAA… comment
 func CheckKnownHosts(s string) error {
-	if len(s) > 16<<10 {
-		return fmt.Errorf("the server's known_hosts lines are too long")
+	const maxSize = 16 << 10
+	if len(s) > maxSize || strings.TrimSpace(s) == "" {
+		return errors.New("the server gives no usable known_hosts line")
 	}
 	for line := range strings.Lines(s) {
-		if !knownHostsRE.MatchString(strings.TrimRight(line, "\n")) {
-			return fmt.Errorf("the server's known_hosts line is not one: %.80s", strconv.Quote(line))
+		line = strings.TrimRight(line, "\n")
+		words := strings.Split(line, " ")
+		good := len(words) >= 4 && words[0] == "@cert-authority" &&
+			consistsOf(words[1], letters+digits+".*:,[]_-") &&
+			consistsOf(words[2], lower+digits+"@.-") &&
+			consistsOf(words[3], letters+digits+"+/=") &&
+			!strings.ContainsFunc(line, func(r rune) bool { return r < ' ' || r > '~' })
+		if !good {
+			return fmt.Errorf("the server's known_hosts line is not one: %.80q", line)
 		}
-	}
-	if strings.TrimSpace(s) == "" {
-		return fmt.Errorf("the server gives no known_hosts line")
 	}
 	return nil
 }
-
-var knownHostsRE = regexp.MustCompile(`^@cert-authority [A-Za-z0-9.*:,\[\]_-]{1,4096} [a-z0-9@.-]{1,64} [A-Za-z0-9+/=]{1,8192}(?: [ -~]{0,200})?$`)
