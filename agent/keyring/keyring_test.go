@@ -1,0 +1,250 @@
+package keyring
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"encoding/binary"
+	"encoding/pem"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"golang.org/x/crypto/ssh"
+	sshagent "golang.org/x/crypto/ssh/agent"
+
+	"berth/agent"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func newKey(t testing.TB) (agent.Secret, ed25519.PublicKey) {
+	t.Helper()
+	private := ed25519.NewKeyFromSeed(bytes.Repeat([]byte{7}, ed25519.SeedSize))
+	block, err := ssh.MarshalPrivateKey(private, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return agent.Secret(pem.EncodeToMemory(block)), private.Public().(ed25519.PublicKey)
+}
+
+// serve serves a keyring with a key on a socket and returns both.
+func serve(t *testing.T) (*Keyring, string) {
+	t.Helper()
+	dir, err := os.MkdirTemp("/tmp", "berth-keyring-") // short, for a socket's path; others may pass through
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	os.Chmod(dir, 0o755)
+	path := filepath.Join(dir, "agent.sock")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := New(slog.New(slog.DiscardHandler))
+	secret, _ := newKey(t)
+	if err := k.Set(secret, "git key"); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- k.Serve(ctx, l) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Serve: %v", err)
+		}
+	})
+	return k, path
+}
+
+func dial(t *testing.T, path string) net.Conn {
+	t.Helper()
+	c, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	c.SetDeadline(time.Now().Add(5 * time.Second))
+	return c
+}
+
+func TestListAndSign(t *testing.T) {
+	k, path := serve(t)
+	client := sshagent.NewClient(dial(t, path))
+	keys, err := client.List()
+	if err != nil || len(keys) != 1 || keys[0].Comment != "git key" || keys[0].Type() != ssh.KeyAlgoED25519 {
+		t.Fatalf("List: %v, %v", keys, err)
+	}
+	sig, err := client.Sign(keys[0], []byte("data"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	public, err := ssh.ParsePublicKey(keys[0].Blob)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := public.Verify([]byte("data"), sig); err != nil {
+		t.Errorf("Verify: %v", err)
+	}
+	if err := k.Set("", ""); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := client.List(); err != nil || len(left) != 0 {
+		t.Errorf("List without a key: %v, %v", left, err)
+	}
+	if _, err := client.Sign(keys[0], []byte("data")); err == nil {
+		t.Error("signed with a key that was taken away")
+	}
+}
+
+func TestEverythingElseIsRefused(t *testing.T) {
+	_, path := serve(t)
+	client := sshagent.NewClient(dial(t, path))
+	_, other, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	otherPublic, err := ssh.NewPublicKey(other.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, call := range map[string]func() error{
+		"add":        func() error { return client.Add(sshagent.AddedKey{PrivateKey: &other}) },
+		"remove all": client.RemoveAll,
+		"remove":     func() error { return client.Remove(otherPublic) },
+		"lock":       func() error { return client.Lock([]byte("x")) },
+		"unlock":     func() error { return client.Unlock([]byte("x")) },
+		"other key":  func() error { _, err := client.Sign(otherPublic, []byte("x")); return err },
+		"extension":  func() error { _, err := client.Extension("session-bind@openssh.com", []byte("x")); return err },
+	} {
+		if err := call(); err == nil {
+			t.Errorf("%s: not refused", name)
+		}
+	}
+	if keys, err := client.List(); err != nil || len(keys) != 1 {
+		t.Errorf("afterwards: %v, %v", keys, err)
+	}
+}
+
+func TestMalformedFramesEndTheConnection(t *testing.T) {
+	_, path := serve(t)
+	for _, tt := range []struct {
+		name string
+		send []byte
+	}{
+		{"nothing", binary.BigEndian.AppendUint32(nil, 0)},
+		{"huge", binary.BigEndian.AppendUint32(nil, 1<<31)},
+		{"beyond the cap", binary.BigEndian.AppendUint32(nil, maxFrame+1)},
+	} {
+		c := dial(t, path)
+		c.Write(tt.send)
+		if b, err := io.ReadAll(c); err != nil || len(b) != 0 {
+			t.Errorf("%s: %q, %v", tt.name, b, err)
+		}
+	}
+}
+
+func TestOpenSSH(t *testing.T) {
+	_, path := serve(t)
+	for _, tool := range []string{"ssh-add", "ssh-keygen"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Skip(err)
+		}
+	}
+	run := func(name string, args ...string) string {
+		t.Helper()
+		cmd := exec.Command(name, args...)
+		cmd.Env = append(os.Environ(), "SSH_AUTH_SOCK="+path)
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%s: %v\n%s", name, err, out)
+		}
+		return string(out)
+	}
+	public := run("ssh-add", "-L")
+	if !strings.HasPrefix(public, "ssh-ed25519 ") {
+		t.Fatalf("ssh-add -L: %s", public)
+	}
+	dir := t.TempDir()
+	pub, msg := filepath.Join(dir, "key.pub"), filepath.Join(dir, "message")
+	os.WriteFile(pub, []byte(public), 0o600)
+	os.WriteFile(msg, []byte("a commit"), 0o600)
+	run("ssh-keygen", "-Y", "sign", "-n", "git", "-f", pub, msg)
+	run("ssh-keygen", "-Y", "check-novalidate", "-n", "git", "-s", msg+".sig")
+}
+
+func TestOtherUsersAreRefused(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root, to be somebody else")
+	}
+	k, path := serve(t)
+	os.Chmod(path, 0o777) // so that the uid alone decides
+	list := func(uid uint32) string {
+		cmd := exec.Command("ssh-add", "-l")
+		cmd.Env = []string{"SSH_AUTH_SOCK=" + path}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
+		out, _ := cmd.CombinedOutput()
+		return string(out)
+	}
+	if out := list(54321); strings.Contains(out, "ED25519") {
+		t.Errorf("another user lists keys: %s", out)
+	}
+	k.Allow(54321)
+	if out := list(54321); !strings.Contains(out, "ED25519") {
+		t.Errorf("the workspace's user cannot list keys: %s", out)
+	}
+}
+
+func TestKeysOfOtherKindsAreRefused(t *testing.T) {
+	k := New(slog.New(slog.DiscardHandler))
+	for _, pem := range []agent.Secret{"x", "-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n-----END OPENSSH PRIVATE KEY-----\n"} {
+		if err := k.Set(pem, ""); err == nil || strings.Contains(err.Error(), "AAAA") {
+			t.Errorf("Set: %v", err)
+		}
+	}
+}
+
+func FuzzAnswer(f *testing.F) {
+	k := New(slog.New(slog.DiscardHandler))
+	secret, public := newKey(f)
+	if err := k.Set(secret, "c"); err != nil {
+		f.Fatal(err)
+	}
+	blob := k.key.Load().blob
+	sign := appendString(appendString([]byte{signRequest}, blob), []byte("data"))
+	f.Add([]byte{requestIdentities})
+	f.Add(append(sign, 0, 0, 0, 0))
+	f.Add(sign)
+	f.Add([]byte{signRequest, 0xff, 0xff, 0xff, 0xff})
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, request []byte) {
+		var frame bytes.Buffer
+		writeFrame(&frame, request)
+		got, err := readFrame(&frame)
+		if err != nil {
+			return
+		}
+		answer := k.answer(got)
+		switch answer[0] {
+		case failure, identitiesAnswer:
+		case signResponse:
+			_, data, ok := parseSign(got[1:])
+			sig := answer[len(answer)-ed25519.SignatureSize:]
+			if !ok || !ed25519.Verify(public, data, sig) {
+				t.Errorf("a signature that does not verify, for %x", request)
+			}
+		default:
+			t.Errorf("answer of type %d", answer[0])
+		}
+	})
+}
