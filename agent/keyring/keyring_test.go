@@ -164,6 +164,7 @@ func TestOpenSSH(t *testing.T) {
 	run := func(name string, args ...string) string {
 		t.Helper()
 		cmd := exec.Command(name, args...)
+		cmd.Stdin = strings.NewReader("a commit")
 		cmd.Env = append(os.Environ(), "SSH_AUTH_SOCK="+path)
 		out, err := cmd.CombinedOutput()
 		if err != nil {

@@ -64,7 +64,7 @@ func checkEcho(t *testing.T, l *doubleLink) {
 	if err := agent.WriteLine(st, agent.StreamHeader{Kind: agent.KindSSH, ID: "id7"}, agent.MaxStreamHeader); err != nil {
 		t.Fatal(err)
 	}
-	want := bytes.Repeat([]byte("0123456789abcdef"), 6<<20/16)
+	want := bytes.Repeat([]byte("0123456789abcdef"), 2<<20/16)
 	go func() {
 		st.Write(want)
 		st.Close() // yamux's half-close
