@@ -198,23 +198,22 @@ func (d dir) writePID(name string, pid int) error {
 	return d.write(name, fmt.Appendf(nil, "%d %d\n", pid, startTime(pid)), false)
 }
 
-// readPID returns a process that was written down, if it lives.
-func (d dir) readPID(name string) (process, bool) {
+// readPID returns a process that was written down, and whether it lives.
+func (d dir) readPID(name string) (p process, lives bool) {
 	b, err := d.read(name, 64)
 	if err != nil {
 		return process{}, false
 	}
 	pid, start, _ := strings.Cut(strings.TrimSpace(string(b)), " ")
-	var p process
 	p.pid, err = strconv.Atoi(pid)
 	if err != nil || p.pid <= 1 {
 		return process{}, false
 	}
 	p.start, err = strconv.ParseUint(start, 10, 64)
-	if err != nil || !p.lives() {
+	if err != nil {
 		return process{}, false
 	}
-	return p, true
+	return p, p.lives()
 }
 
 // A process is named by pid and kernel start time.

@@ -240,12 +240,29 @@ func (f *follower) runnerSaid() string {
 
 // endTerraform ends a terraform whose runner died: one interrupt, then, after the grace, its whole process group.
 func (s *Supervisor) endTerraform(ctx context.Context, f *follower) error {
-	p, ok := f.dir.readPID(terraformPID)
-	if !ok {
-		if p, ok = terraformIn(f.dir.path(moduleDir)); !ok {
-			return nil
+	p, lives := f.dir.readPID(terraformPID)
+	if !lives {
+		if other, ok := terraformIn(f.dir.path(moduleDir)); ok {
+			p, lives = other, true
 		}
 	}
+	if p.pid == 0 {
+		return nil
+	}
+	if lives {
+		if err := s.interrupt(ctx, f, p); err != nil {
+			return err
+		}
+	}
+	runner, _ := f.dir.readPID(runnerPID)
+	for _, stray := range strays(p, runner.pid) {
+		stray.signal(os.Kill)
+	}
+	return nil
+}
+
+// interrupt ends a terraform in order, and after the grace by force.
+func (s *Supervisor) interrupt(ctx context.Context, f *follower, p process) error {
 	s.config.Logger.Warn("a build's runner died; its terraform is ended", "dir", f.dir.root, "pid", p.pid)
 	p.signal(os.Interrupt)
 	deadline := time.Now().Add(s.config.Grace)

@@ -54,7 +54,11 @@ func (r *run) unpack(fresh string) error {
 	if err := os.MkdirAll(filepath.Join(fresh, terraform.DataDir), 0o755); err != nil {
 		return fmt.Errorf("make directory: %w", err)
 	}
-	if err := terraform.ExtractTar(f, filepath.Join(fresh, terraform.ModuleDir)); err != nil {
+	module := filepath.Join(fresh, terraform.ModuleDir)
+	if err := terraform.ExtractTar(f, module); err != nil {
+		return err
+	}
+	if err := terraform.Disown(module); err != nil {
 		return err
 	}
 	if err := r.makeDirs(); err != nil {

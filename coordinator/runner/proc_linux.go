@@ -16,21 +16,49 @@ import (
 // startTime returns the kernel's start time of a process that lives, in clock ticks since boot; 0 for none and for
 // one that has ended and was not waited for.
 func startTime(pid int) uint64 {
+	start, _, _ := stat(pid)
+	return start
+}
+
+// stat returns a living process's start time, process group and session.
+func stat(pid int) (start uint64, group, session int) {
 	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
 	if err != nil {
-		return 0
+		return 0, 0, 0
 	}
 	// The second field is the program's name in parentheses and may hold anything.
 	i := bytes.LastIndexByte(b, ')')
 	f := strings.Fields(string(b[i+1:]))
 	if i < 0 || len(f) < 20 || f[0] == "Z" || f[0] == "X" {
-		return 0
+		return 0, 0, 0
 	}
-	t, err := strconv.ParseUint(f[19], 10, 64)
+	group, errGroup := strconv.Atoi(f[2])
+	session, errSession := strconv.Atoi(f[3])
+	start, errStart := strconv.ParseUint(f[19], 10, 64)
+	if errors.Join(errGroup, errSession, errStart) != nil {
+		return 0, 0, 0
+	}
+	return start, group, session
+}
+
+// strays returns what lives of a process group whose leader is gone. The session and the time are asked for as well,
+// so that a group that has got the same number since is left alone.
+func strays(leader process, session int) []process {
+	dirs, err := os.ReadDir("/proc")
 	if err != nil {
-		return 0
+		return nil
 	}
-	return t
+	var found []process
+	for _, d := range dirs {
+		pid, err := strconv.Atoi(d.Name())
+		if err != nil {
+			continue
+		}
+		if t, g, s := stat(pid); t >= leader.start && t != 0 && g == leader.pid && s == session {
+			found = append(found, process{pid, t})
+		}
+	}
+	return found
 }
 
 // undumpable keeps this process's memory from others of the same user.

@@ -45,6 +45,8 @@ func (w *exitWatch) wait(d time.Duration) bool { return false }
 
 func (w *exitWatch) close() {}
 
+func strays(process, int) []process { return nil }
+
 func terraformIn(string) (process, bool) { return process{}, false }
 
 func syncAll(string) error { return nil }

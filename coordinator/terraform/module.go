@@ -33,6 +33,23 @@ func own(name string) bool {
 		name == "."+StateFile+".lock.info"
 }
 
+// Disown removes what a template brought along of terraform's own: a state that it would pass for every workspace's.
+func Disown(module string) error {
+	entries, err := os.ReadDir(module)
+	if err != nil {
+		return fmt.Errorf("read module: %w", err)
+	}
+	for _, e := range entries {
+		if !own(e.Name()) {
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(module, e.Name())); err != nil {
+			return fmt.Errorf("clear module: %w", err)
+		}
+	}
+	return nil
+}
+
 // Copy copies the module in src to dst, which it makes, with plain files and directories only. It reports whether
 // terraform itself would start programs of the template's (local-exec).
 func Copy(src, dst string) (localExec bool, err error) {
