@@ -94,7 +94,7 @@ func assemble(ctx context.Context, s settings, d *daemon) (*parts, error) {
 		return nil, err
 	}
 	if p.door, err = door.New(door.Config{
-		Entry: in, Store: d.store, Certs: f.ca, HostSigners: signers, Suffix: s.suffix, Logger: d.log,
+		Entry: in, Store: d.store, Certs: f.ca, HostSigners: signers, HostCAs: []string{f.ca.HostCALine()}, Suffix: s.suffix, Logger: d.log,
 	}); err != nil {
 		return nil, err
 	}

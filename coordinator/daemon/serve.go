@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"berth/agent"
+	"berth/coordinator/door"
 	"berth/coordinator/sqlite"
 )
 
@@ -138,7 +139,7 @@ func (d *daemon) run(ctx context.Context) error {
 
 // report passes on why a part ended by itself. The end of a server is no failure once it was shut down.
 func report(failed chan<- error, what string, err error) {
-	if err != nil && !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
+	if err != nil && !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, door.ErrClosed) && !errors.Is(err, net.ErrClosed) {
 		failed <- fmt.Errorf("%s: %w", what, err)
 	}
 }
