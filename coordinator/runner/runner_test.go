@@ -38,7 +38,11 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	data := t.TempDir()
+	return worldIn(t, t.TempDir())
+}
+
+func worldIn(t *testing.T, data string) *world {
+	t.Helper()
 	w := &world{T: t, data: data, Supervisor: supervisor(t, data)}
 	for _, name := range []string{"work", "versions", "homes", "run"} {
 		if err := os.Mkdir(filepath.Join(data, name), 0o700); err != nil {
