@@ -110,7 +110,9 @@ func (b *testBuilder) Cancel(ctx context.Context, _ coordinator.Actor, id coordi
 	return b.store.RequestCancel(ctx, id)
 }
 
-func (b *testBuilder) Import(_ context.Context, v coordinator.TemplateVersion) { b.imports = append(b.imports, v) }
+func (b *testBuilder) Import(_ context.Context, v coordinator.TemplateVersion) {
+	b.imports = append(b.imports, v)
+}
 
 type testEntry struct {
 	store *sqlite.Store
@@ -125,7 +127,9 @@ func (e *testEntry) Lookup(ctx context.Context, u coordinator.User, t coordinato
 	return ws, replace(err, coordinator.CodeNotFound, noWorkspace(t.Owner, t.Workspace))
 }
 
-func (e *testEntry) Enter(ctx context.Context, r entry.Request) (Stream, error) { return e.enter(ctx, r) }
+func (e *testEntry) Enter(ctx context.Context, r entry.Request) (Stream, error) {
+	return e.enter(ctx, r)
+}
 
 type testIssuer struct{}
 
@@ -159,7 +163,9 @@ func (a testArchives) Put(_ context.Context, r io.Reader) (string, int64, error)
 	return sha, int64(len(b)), os.WriteFile(filepath.Join(a.dir, sha), b, 0o600)
 }
 
-func (a testArchives) Open(sha string) (io.ReadCloser, error) { return os.Open(filepath.Join(a.dir, sha)) }
+func (a testArchives) Open(sha string) (io.ReadCloser, error) {
+	return os.Open(filepath.Join(a.dir, sha))
+}
 
 func newWorld(t *testing.T) *world {
 	t.Helper()

@@ -19,12 +19,12 @@ func (v *view) build(ctx context.Context, ws coordinator.Workspace, b coordinato
 }
 
 type listBuildsInput struct {
-	workspacePath
-	pageInput
+	WorkspacePath
+	PageInput
 }
 
 func (s *server) listBuilds(ctx context.Context, in *listBuildsInput) (*output[rest.Page[rest.Build]], error) {
-	ws, err := s.find(ctx, in.workspacePath)
+	ws, err := s.find(ctx, in.WorkspacePath)
 	if err != nil {
 		return nil, err
 	}
@@ -47,14 +47,14 @@ func (s *server) listBuilds(ctx context.Context, in *listBuildsInput) (*output[r
 	return out(p), err
 }
 
-// A buildPath names a build in a route.
-type buildPath struct {
-	workspacePath
+// A BuildPath names a build in a route.
+type BuildPath struct {
+	WorkspacePath
 	Build string `path:"build" maxLength:"20" doc:"number of a build, or latest"`
 }
 
-func (s *server) findBuild(ctx context.Context, p buildPath) (coordinator.Workspace, coordinator.Build, error) {
-	ws, err := s.find(ctx, p.workspacePath)
+func (s *server) findBuild(ctx context.Context, p BuildPath) (coordinator.Workspace, coordinator.Build, error) {
+	ws, err := s.find(ctx, p.WorkspacePath)
 	if err != nil {
 		return ws, coordinator.Build{}, err
 	}
@@ -78,7 +78,7 @@ func (s *server) findBuild(ctx context.Context, p buildPath) (coordinator.Worksp
 	return ws, b, replace(err, coordinator.CodeNotFound, none)
 }
 
-func (s *server) showBuild(ctx context.Context, in *buildPath) (*output[rest.Build], error) {
+func (s *server) showBuild(ctx context.Context, in *BuildPath) (*output[rest.Build], error) {
 	ws, b, err := s.findBuild(ctx, *in)
 	if err != nil {
 		return nil, err
@@ -87,7 +87,7 @@ func (s *server) showBuild(ctx context.Context, in *buildPath) (*output[rest.Bui
 	return out(x), err
 }
 
-func (s *server) cancelBuild(ctx context.Context, in *buildPath) (*output[rest.Build], error) {
+func (s *server) cancelBuild(ctx context.Context, in *BuildPath) (*output[rest.Build], error) {
 	ws, b, err := s.findBuild(ctx, *in)
 	if err != nil {
 		return nil, err

@@ -41,7 +41,7 @@ func upgrades(op *huma.Operation) {
 }
 
 type connectInput struct {
-	workspacePath
+	WorkspacePath
 	Agent   string `query:"agent" maxLength:"32"`
 	NoStart bool   `query:"no_start" doc:"refuse instead of starting a stopped workspace"`
 	Upgrade string `header:"Upgrade"`

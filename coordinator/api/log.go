@@ -27,19 +27,19 @@ type feed struct {
 	follow  bool
 }
 
-// logFrom is where a stream of a log begins and whether it goes on.
-type logFrom struct {
+// LogFrom is where a stream of a log begins and whether it goes on.
+type LogFrom struct {
 	From   int  `query:"from" minimum:"0" doc:"sequence number of the first line; with several sources, of the build's own"`
 	Follow bool `query:"follow" doc:"stay until nothing more will come"`
 }
 
 type versionLogInput struct {
-	versionPath
-	logFrom
+	VersionPath
+	LogFrom
 }
 
 func (s *server) versionLog(ctx context.Context, in *versionLogInput) (*streamed, error) {
-	_, v, err := s.findVersion(ctx, in.versionPath)
+	_, v, err := s.findVersion(ctx, in.VersionPath)
 	if err != nil {
 		return nil, err
 	}
@@ -59,13 +59,13 @@ func only(source string) func(context.Context) ([]string, error) {
 }
 
 type buildLogInput struct {
-	buildPath
-	logFrom
+	BuildPath
+	LogFrom
 	Source string `query:"source" maxLength:"64" default:"build" doc:"build, the name of an agent, or * for the build and then its agents"`
 }
 
 func (s *server) buildLog(ctx context.Context, in *buildLogInput) (*streamed, error) {
-	ws, b, err := s.findBuild(ctx, in.buildPath)
+	ws, b, err := s.findBuild(ctx, in.BuildPath)
 	if err != nil {
 		return nil, err
 	}

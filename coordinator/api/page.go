@@ -8,14 +8,14 @@ import (
 	"berth/coordinator/rest"
 )
 
-// A pageInput asks for one page of a listing.
-type pageInput struct {
+// A PageInput asks for one page of a listing.
+type PageInput struct {
 	Cursor string `query:"cursor" maxLength:"400" doc:"the next of the page before"`
 	Limit  int    `query:"limit" minimum:"1" maximum:"200" default:"50"`
 }
 
 // after is the cursor's content: a key of the last row of the page before.
-func (p pageInput) after() (string, error) {
+func (p PageInput) after() (string, error) {
 	b, err := base64.RawURLEncoding.DecodeString(p.Cursor)
 	if err != nil {
 		return "", coordinator.Errorf(coordinator.CodeInvalid, "the cursor is not valid").WithHint("begin again without one")
@@ -24,7 +24,7 @@ func (p pageInput) after() (string, error) {
 }
 
 // before is the cursor's content where rows are numbered and come newest first; 0 for the first page.
-func (p pageInput) before() (int, error) {
+func (p PageInput) before() (int, error) {
 	s, err := p.after()
 	if err != nil || s == "" {
 		return 0, err

@@ -123,11 +123,11 @@ func produces(contentType string) option {
 	}
 }
 
-// A rawBody is an input that reads its body itself.
-type rawBody struct{ body io.ReadCloser }
+// A RawBody is an input that reads its body itself.
+type RawBody struct{ body io.ReadCloser }
 
 // Resolve takes the body, with its caps in size and time.
-func (b *rawBody) Resolve(ctx huma.Context) []error {
+func (b *RawBody) Resolve(ctx huma.Context) []error {
 	r, w := humago.Unwrap(ctx)
 	if err := http.NewResponseController(w).SetReadDeadline(time.Now().Add(archiveTime)); err != nil &&
 		!errors.Is(err, http.ErrNotSupported) {

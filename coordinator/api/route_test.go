@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -100,8 +101,20 @@ func TestOpenAPI(t *testing.T) {
 		t.Fatalf("got %d, %v: %.200s", a.status, err, a.body)
 	}
 	for _, r := range w.routes {
-		if doc.Paths[r.path][strings.ToLower(r.method)] == nil {
-			t.Errorf("%s %s is not described", r.method, r.path)
+		var op struct {
+			Parameters []struct{ Name, In string } `json:"parameters"`
+		}
+		if err := json.Unmarshal(doc.Paths[r.path][strings.ToLower(r.method)], &op); err != nil {
+			t.Errorf("%s %s is not described: %v", r.method, r.path, err)
+		}
+		for _, m := range regexp.MustCompile(`{(\w+)}`).FindAllStringSubmatch(r.path, -1) {
+			found := false
+			for _, p := range op.Parameters {
+				found = found || p.In == "path" && p.Name == m[1]
+			}
+			if !found {
+				t.Errorf("%s %s: the handler does not see %s", r.method, r.path, m[1])
+			}
 		}
 	}
 	for _, name := range []string{"Problem", "Workspace", "CreateWorkspace", "Build"} {

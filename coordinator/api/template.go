@@ -29,7 +29,7 @@ func (s *server) restTemplate(ctx context.Context, t coordinator.Template) (rest
 	return r, err
 }
 
-func (s *server) listTemplates(ctx context.Context, in *pageInput) (*output[rest.Page[rest.Template]], error) {
+func (s *server) listTemplates(ctx context.Context, in *PageInput) (*output[rest.Page[rest.Template]], error) {
 	after, err := in.after()
 	if err != nil {
 		return nil, err
@@ -48,11 +48,12 @@ func (s *server) listTemplates(ctx context.Context, in *pageInput) (*output[rest
 	return out(p), err
 }
 
-type templatePath struct {
+// A TemplatePath names a template in a route.
+type TemplatePath struct {
 	Template string `path:"template" maxLength:"200"`
 }
 
-func (s *server) showTemplate(ctx context.Context, in *templatePath) (*output[rest.Template], error) {
+func (s *server) showTemplate(ctx context.Context, in *TemplatePath) (*output[rest.Template], error) {
 	t, err := s.Store.Template(ctx, in.Template)
 	if err != nil {
 		return nil, err
@@ -61,7 +62,7 @@ func (s *server) showTemplate(ctx context.Context, in *templatePath) (*output[re
 	return out(x), err
 }
 
-func (s *server) deleteTemplate(ctx context.Context, in *templatePath) (*empty, error) {
+func (s *server) deleteTemplate(ctx context.Context, in *TemplatePath) (*empty, error) {
 	if err := s.Store.DeleteTemplate(ctx, in.Template); err != nil {
 		return nil, err
 	}
@@ -84,8 +85,8 @@ func (s *server) restVersion(ctx context.Context, t coordinator.Template, v coor
 }
 
 type listVersionsInput struct {
-	templatePath
-	pageInput
+	TemplatePath
+	PageInput
 }
 
 func (s *server) listVersions(ctx context.Context, in *listVersionsInput) (*output[rest.Page[rest.TemplateVersion]], error) {
@@ -107,8 +108,8 @@ func (s *server) listVersions(ctx context.Context, in *listVersionsInput) (*outp
 }
 
 type pushInput struct {
-	templatePath
-	rawBody
+	TemplatePath
+	RawBody
 	Message     string `query:"message" maxLength:"500"`
 	Description string `query:"description" maxLength:"500"`
 	Activate    bool   `query:"activate" default:"true" doc:"make it the active version once its import has succeeded"`
@@ -138,13 +139,13 @@ func (s *server) pushVersion(ctx context.Context, in *pushInput) (*output[rest.T
 	return out(s.restVersion(ctx, t, v, names)), s.audit(ctx, a, "template.push", t.Name, "version "+strconv.Itoa(v.Number))
 }
 
-// A versionPath names a version in a route.
-type versionPath struct {
-	templatePath
+// A VersionPath names a version in a route.
+type VersionPath struct {
+	TemplatePath
 	Version string `path:"version" maxLength:"20" doc:"number of a version, or active"`
 }
 
-func (s *server) findVersion(ctx context.Context, p versionPath) (coordinator.Template, coordinator.TemplateVersion, error) {
+func (s *server) findVersion(ctx context.Context, p VersionPath) (coordinator.Template, coordinator.TemplateVersion, error) {
 	t, err := s.Store.Template(ctx, p.Template)
 	if err != nil {
 		return t, coordinator.TemplateVersion{}, err
@@ -177,7 +178,7 @@ func (s *server) usable(ctx context.Context, t coordinator.Template, n int) (coo
 	if n > 0 {
 		name = strconv.Itoa(n)
 	}
-	_, v, err := s.findVersion(ctx, versionPath{templatePath{t.Name}, name})
+	_, v, err := s.findVersion(ctx, VersionPath{TemplatePath{t.Name}, name})
 	if err != nil {
 		return v, err
 	}
@@ -193,7 +194,7 @@ func (s *server) usable(ctx context.Context, t coordinator.Template, n int) (coo
 	}
 }
 
-func (s *server) showVersion(ctx context.Context, in *versionPath) (*output[rest.TemplateVersion], error) {
+func (s *server) showVersion(ctx context.Context, in *VersionPath) (*output[rest.TemplateVersion], error) {
 	t, v, err := s.findVersion(ctx, *in)
 	if err != nil {
 		return nil, err
@@ -201,7 +202,7 @@ func (s *server) showVersion(ctx context.Context, in *versionPath) (*output[rest
 	return out(s.restVersion(ctx, t, v, map[coordinator.UserID]string{})), nil
 }
 
-func (s *server) versionArchive(ctx context.Context, in *versionPath) (*streamed, error) {
+func (s *server) versionArchive(ctx context.Context, in *VersionPath) (*streamed, error) {
 	t, v, err := s.findVersion(ctx, *in)
 	if err != nil {
 		return nil, err
@@ -221,7 +222,7 @@ func (s *server) versionArchive(ctx context.Context, in *versionPath) (*streamed
 	}), nil
 }
 
-func (s *server) activateVersion(ctx context.Context, in *versionPath) (*output[rest.TemplateVersion], error) {
+func (s *server) activateVersion(ctx context.Context, in *VersionPath) (*output[rest.TemplateVersion], error) {
 	t, v, err := s.findVersion(ctx, *in)
 	if err != nil {
 		return nil, err

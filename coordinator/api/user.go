@@ -52,7 +52,7 @@ func (s *server) newUser(ctx context.Context, u *coordinator.User, device string
 	return rest.CreatedUser{User: restUser(*u), Token: secret}, err
 }
 
-func (s *server) listUsers(ctx context.Context, in *pageInput) (*output[rest.Page[rest.User]], error) {
+func (s *server) listUsers(ctx context.Context, in *PageInput) (*output[rest.Page[rest.User]], error) {
 	after, err := in.after()
 	if err != nil {
 		return nil, err

@@ -15,14 +15,14 @@ func noWorkspace(owner, name string) error {
 		WithHint("berth list shows your workspaces")
 }
 
-// A workspacePath names a workspace in a route.
-type workspacePath struct {
+// A WorkspacePath names a workspace in a route.
+type WorkspacePath struct {
 	Owner string `path:"owner" maxLength:"200" doc:"name of a user, or me"`
 	Name  string `path:"name" maxLength:"200"`
 }
 
 // find returns the workspace that p names, if the caller may see it.
-func (s *server) find(ctx context.Context, p workspacePath) (coordinator.Workspace, error) {
+func (s *server) find(ctx context.Context, p WorkspacePath) (coordinator.Workspace, error) {
 	a := actor(ctx)
 	none := noWorkspace(p.Owner, p.Name)
 	owner := a.User
@@ -142,7 +142,7 @@ func (s *server) present(ctx context.Context, ws coordinator.Workspace) (rest.Wo
 }
 
 type listWorkspacesInput struct {
-	pageInput
+	PageInput
 	Owner string `query:"owner" maxLength:"32" doc:"of this user; the caller's own by default"`
 	All   bool   `query:"all" doc:"everybody's, which needs the role owner"`
 }
@@ -206,7 +206,7 @@ func (s *server) listOwner(ctx context.Context, in *listWorkspacesInput) (coordi
 	return u.ID, err
 }
 
-func (s *server) showWorkspace(ctx context.Context, in *workspacePath) (*output[rest.Workspace], error) {
+func (s *server) showWorkspace(ctx context.Context, in *WorkspacePath) (*output[rest.Workspace], error) {
 	ws, err := s.find(ctx, *in)
 	if err != nil {
 		return nil, err
@@ -259,7 +259,7 @@ func (s *server) createWorkspace(ctx context.Context, in *struct{ Body rest.Crea
 }
 
 type startInput struct {
-	workspacePath
+	WorkspacePath
 	Body *rest.StartWorkspace
 }
 
@@ -273,7 +273,7 @@ func (s *server) restartWorkspace(ctx context.Context, in *startInput) (*output[
 
 // begin requests a start, or a restart, on the version and with the parameters that are asked for.
 func (s *server) begin(ctx context.Context, in *startInput, restart bool) (*output[rest.Build], error) {
-	ws, err := s.find(ctx, in.workspacePath)
+	ws, err := s.find(ctx, in.WorkspacePath)
 	if err != nil {
 		return nil, err
 	}
@@ -342,7 +342,7 @@ func (s *server) request(ctx context.Context, ws coordinator.Workspace, r coordi
 	return out(x), err
 }
 
-func (s *server) stopWorkspace(ctx context.Context, in *workspacePath) (*output[rest.Build], error) {
+func (s *server) stopWorkspace(ctx context.Context, in *WorkspacePath) (*output[rest.Build], error) {
 	ws, err := s.find(ctx, *in)
 	if err != nil {
 		return nil, err
@@ -350,7 +350,7 @@ func (s *server) stopWorkspace(ctx context.Context, in *workspacePath) (*output[
 	return s.request(ctx, ws, coordinator.BuildRequest{Transition: coordinator.Stop, Reason: reason(actor(ctx), ws)})
 }
 
-func (s *server) deleteWorkspace(ctx context.Context, in *workspacePath) (*output[rest.Build], error) {
+func (s *server) deleteWorkspace(ctx context.Context, in *WorkspacePath) (*output[rest.Build], error) {
 	ws, err := s.find(ctx, *in)
 	if err != nil {
 		return nil, err
@@ -359,12 +359,12 @@ func (s *server) deleteWorkspace(ctx context.Context, in *workspacePath) (*outpu
 }
 
 type pingInput struct {
-	workspacePath
+	WorkspacePath
 	Agent string `query:"agent" maxLength:"32"`
 }
 
 func (s *server) ping(ctx context.Context, in *pingInput) (*output[rest.Ping], error) {
-	ws, err := s.find(ctx, in.workspacePath)
+	ws, err := s.find(ctx, in.WorkspacePath)
 	if err != nil {
 		return nil, err
 	}
