@@ -241,6 +241,7 @@ func (r *Runner) learnLogin(ctx context.Context) {
 func (r *Runner) runSteps(ctx context.Context, m *agent.Manifest, secretsErr error) {
 	r.openRecord(m.StartBuild)
 	defer r.record.close()
+	again := r.begun(agent.StepSecrets)
 	for _, s := range []struct {
 		name string
 		run  func(ctx context.Context, j *job) outcome
@@ -258,8 +259,10 @@ func (r *Runner) runSteps(ctx context.Context, m *agent.Manifest, secretsErr err
 		}
 		r.step(ctx, s.name, limitOf(m, s.name), s.run)
 	}
-	if ctx.Err() == nil {
-		r.Outbox.Ready()
+	if ctx.Err() != nil {
+		return
+	}
+	if r.Outbox.Ready(); again {
 		r.refreshCLI(ctx, m)
 	}
 }
