@@ -65,6 +65,7 @@ type guard struct {
 	streams map[uint32]uint8 // guarded by mu
 	unacked int              // guarded by mu
 	opened  int              // by the agent, of those in streams; guarded by mu
+	pinged  int              // pings of ours that are not answered; guarded by mu
 	resets  []uint32         // to be told to our own yamux; guarded by mu
 
 	wmu     sync.Mutex
@@ -76,7 +77,7 @@ type guard struct {
 
 func newGuard(c net.Conn, rest []byte, timeout time.Duration) *guard {
 	g := &guard{Conn: c, rest: rest, streams: make(map[uint32]uint8), timeout: timeout}
-	g.in.check = g.admit
+	g.in.check, g.in.pong = g.admit, g.pong
 	g.in.pings = bucket{rate: maxPings, burst: maxPings}
 	g.in.opens = bucket{rate: maxNewStreams, burst: maxNewStreams}
 	return g
@@ -204,12 +205,15 @@ func (g *guard) reset(id uint32) {
 
 // sent notes what a header of ours does to its stream.
 func (g *guard) sent(h []byte) {
-	if h[1] != typeData && h[1] != typeWindow {
-		return
-	}
 	flags, id := binary.BigEndian.Uint16(h[2:]), binary.BigEndian.Uint32(h[4:])
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if h[1] == typePing && flags&flagSYN != 0 {
+		g.pinged++
+	}
+	if h[1] != typeData && h[1] != typeWindow {
+		return
+	}
 	if flags&flagSYN != 0 {
 		g.streams[id] = 0
 		g.unacked++
@@ -248,6 +252,17 @@ func (g *guard) admit(flags uint16, id uint32) error {
 	if flags&flagRST != 0 {
 		g.forget(id)
 	}
+	return nil
+}
+
+// pong takes the answer to a ping of ours.
+func (g *guard) pong() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.pinged == 0 {
+		return fmt.Errorf("%w: an answer to no ping", errGuard)
+	}
+	g.pinged--
 	return nil
 }
 
@@ -297,6 +312,7 @@ func (g *guard) cut(id uint32) bool {
 // A parser finds the headers in a byte stream of frames and judges them one by one.
 type parser struct {
 	check  func(flags uint16, id uint32) error // of data and window frames
+	pong   func() error                        // of answers to pings
 	header [headerSize]byte
 	have   int    // bytes of header
 	skip   uint32 // bytes of payload still to come
@@ -336,20 +352,12 @@ func (p *parser) judge() error {
 	kind, flags := h[1], binary.BigEndian.Uint16(h[2:])
 	id, length := binary.BigEndian.Uint32(h[4:]), binary.BigEndian.Uint32(h[8:])
 	switch {
-	case h[0] != 0 || kind > typeGoAway || flags&^flagAll != 0:
+	case h[0] != 0, kind > typeGoAway, flags&^flagAll != 0, (id == 0) != (kind == typePing || kind == typeGoAway):
 		return fmt.Errorf("%w: unknown frame %x", errGuard, h)
 	case kind == typePing:
-		if id != 0 || !p.pings.take(time.Now(), 1) {
-			return fmt.Errorf("%w: more than %d pings a second", errGuard, maxPings)
-		}
-		return nil
+		return p.ping(flags)
 	case kind == typeGoAway:
-		if id != 0 {
-			return fmt.Errorf("%w: unknown frame %x", errGuard, h)
-		}
 		return nil
-	case id == 0:
-		return fmt.Errorf("%w: unknown frame %x", errGuard, h)
 	case length > agent.MaxWindow:
 		return fmt.Errorf("%w: a frame of %d bytes", errGuard, length)
 	}
@@ -366,6 +374,16 @@ func (p *parser) judge() error {
 		p.skip = length
 	}
 	return p.check(flags, id)
+}
+
+func (p *parser) ping(flags uint16) error {
+	if flags&flagSYN == 0 {
+		return p.pong()
+	}
+	if !p.pings.take(time.Now(), 1) {
+		return fmt.Errorf("%w: more than %d pings a second", errGuard, maxPings)
+	}
+	return nil
 }
 
 func putHeader(b []byte, kind byte, flags uint16, id, length uint32) {

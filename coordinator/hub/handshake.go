@@ -242,11 +242,11 @@ func (h *Hub) findOrHold(ctx context.Context, who claim) (coordinator.WorkspaceA
 }
 
 // find returns the agent's record, if the workspace may run now. During an open start build it reports an agent as
-// ahead that is not recorded for that build yet, unless it is the one that was there before. With any it does not ask
+// ahead that is not recorded for that build yet, unless it is the one that was there before. With early it does not ask
 // for the key.
 //
 // After a stop that succeeded nothing may run; after a build that ended badly, whatever still stands may.
-func (h *Hub) find(ctx context.Context, who claim, any bool) (rec coordinator.WorkspaceAgent, ahead bool, err error) {
+func (h *Hub) find(ctx context.Context, who claim, early bool) (rec coordinator.WorkspaceAgent, ahead bool, err error) {
 	latest, before, err := h.latest(ctx, who.ws)
 	if err != nil {
 		return rec, false, fmt.Errorf("look up build: %w", err)
@@ -264,7 +264,7 @@ func (h *Hub) find(ctx context.Context, who claim, any bool) (rec coordinator.Wo
 		return rec, true, nil
 	case found == nil:
 		return rec, false, errToken
-	case starting && !any && found.BuildID != latest.ID:
+	case starting && !early && found.BuildID != latest.ID:
 		stayed := !idle(before) && len(found.PinnedKey) > 0 && bytes.Equal(found.PinnedKey, who.key)
 		return *found, !stayed, nil
 	case !latest.Status.Open() && latest.Status != coordinator.BuildSucceeded && !stands(latest.Resources, found.Resource):
