@@ -20,19 +20,25 @@ import (
 // times and owners, so that the same files always make the same bytes. What the server would refuse is refused here,
 // before anything is sent.
 func packTemplate(dir string) ([]byte, error) {
+	switch info, err := os.Stat(dir); {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, coordinator.Errorf(coordinator.CodeNotFound, "there is no directory %s", dir)
+	case err != nil:
+		return nil, fmt.Errorf("pack template: %w", err)
+	case !info.IsDir():
+		return nil, usage("%s is not a directory", dir)
+	}
 	rules, err := readIgnore(filepath.Join(dir, ignoreFile))
 	if err != nil {
 		return nil, err
 	}
 	p := packer{root: dir, rules: rules}
 	p.w = tar.NewWriter(&p.buf)
-	err = filepath.WalkDir(dir, p.visit)
-	switch {
-	case errors.Is(err, fs.ErrNotExist) && p.files == 0:
-		return nil, coordinator.Errorf(coordinator.CodeNotFound, "there is no directory %s", dir)
-	case err != nil:
+	// The separator at the end has a link to the directory followed.
+	if err := filepath.WalkDir(dir+string(filepath.Separator), p.visit); err != nil {
 		return nil, err
-	case !p.module:
+	}
+	if !p.module {
 		return nil, usage("%s holds no Terraform module: there is no .tf file in it", dir).WithHint("name the directory that holds main.tf")
 	}
 	if err := p.w.Close(); err != nil {
@@ -69,8 +75,6 @@ func (p *packer) visit(file string, d fs.DirEntry, err error) error {
 	}
 	name := filepath.ToSlash(rel)
 	switch {
-	case name == "." && !d.IsDir():
-		return usage("%s is not a directory", p.root)
 	case name == ".":
 		return nil
 	case p.rules.ignored(name, d.IsDir()):

@@ -155,8 +155,12 @@ func (c Config) door(b *bytes.Buffer) error {
 		fmt.Fprintf(b, "\n%s\n\t%s\n", head, strings.Join(lines, "\n\t"))
 	}
 	options = options[1:] // all but ProxyCommand
+	name := []string{"HostName " + d.Host, fmt.Sprintf("Port %d", d.Port)}
+	if c.Windows { // it has no test command for the block below
+		name = append(name, options...)
+	}
 	if !strings.Contains(c.Suffix, ".") {
-		block("Host "+c.Suffix, append([]string{"HostName " + d.Host, fmt.Sprintf("Port %d", d.Port)}, options...)...)
+		block("Host "+c.Suffix, name...)
 	}
 	if !c.Windows {
 		block(fmt.Sprintf(`Match host %s exec "test %%p = %d"`, strings.ToLower(d.Host), d.Port), options...)
