@@ -123,11 +123,11 @@ func produces(contentType string) option {
 	}
 }
 
-// A RawBody is an input that reads its body itself.
-type RawBody struct{ body io.ReadCloser }
+// An Upload is an input that reads its body itself.
+type Upload struct{ body io.ReadCloser }
 
 // Resolve takes the body, with its caps in size and time.
-func (b *RawBody) Resolve(ctx huma.Context) []error {
+func (b *Upload) Resolve(ctx huma.Context) []error {
 	r, w := humago.Unwrap(ctx)
 	if err := http.NewResponseController(w).SetReadDeadline(time.Now().Add(archiveTime)); err != nil &&
 		!errors.Is(err, http.ErrNotSupported) {
@@ -137,7 +137,7 @@ func (b *RawBody) Resolve(ctx huma.Context) []error {
 	return nil
 }
 
-// consumes documents the content type of a raw body.
+// consumes documents the content type of an upload.
 func consumes(contentType string) option {
 	return func(op *huma.Operation) {
 		op.RequestBody = &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{

@@ -109,7 +109,7 @@ func (s *server) listVersions(ctx context.Context, in *listVersionsInput) (*outp
 
 type pushInput struct {
 	TemplatePath
-	RawBody
+	Upload
 	Message     string `query:"message" maxLength:"500"`
 	Description string `query:"description" maxLength:"500"`
 	Activate    bool   `query:"activate" default:"true" doc:"make it the active version once its import has succeeded"`
