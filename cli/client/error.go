@@ -100,7 +100,7 @@ func (c *Client) unreachable(err error) error {
 		e.Hint = "install that authority's certificate, or name its file in SSL_CERT_FILE"
 	case errors.As(err, &verify):
 		e.Msg += ": its certificate is not valid: " + verify.Err.Error()
-	case errors.As(err, &record):
+	case errors.Is(err, http.ErrSchemeMismatch), errors.As(err, &record):
 		e.Msg += ": it does not speak TLS"
 		e.Hint = "is it an http address?"
 	case errors.As(err, &netError) && netError.Timeout():
