@@ -1,0 +1,140 @@
+package door
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"berth/agent"
+	"berth/coordinator"
+	"berth/coordinator/entry"
+	"berth/coordinator/sshproxy"
+)
+
+const (
+	certLife       = 2 * time.Minute  // of the certificate that opens one connection
+	handshakeLimit = 20 * time.Second // with the workspace's SSH server
+)
+
+// An inside is the door's own connection to a workspace.
+type inside struct {
+	stream *entry.Stream
+	side   sshproxy.Side
+}
+
+// enterTerminated brings the client's workspace up and connects to it, while authentication waits.
+func (c *conn) enterTerminated(m ssh.ConnMetadata) error {
+	err := c.wait(func(ctx context.Context, progress func(coordinator.Progress)) error {
+		stream, err := c.door.cfg.Entry.Enter(ctx, entry.Request{
+			User: c.user, Target: c.target, Peer: c.peer, Via: agent.ViaDoor, Progress: progress,
+		})
+		if err != nil {
+			return err
+		}
+		if c.inside, err = c.connect(ctx, stream, clientVersion(m)); err != nil {
+			stream.Close()
+		}
+		return err
+	})
+	if err != nil {
+		return c.refuse(err)
+	}
+	return nil
+}
+
+// connect opens SSH over a stream, in the user's name, and checks that it is this workspace that answers.
+func (c *conn) connect(ctx context.Context, stream *entry.Stream, version string) (*inside, error) {
+	signer, err := c.door.cfg.Certs.UserSigner(agent.Person{ID: string(c.user.ID), Name: c.user.Name}, c.door.now(), certLife)
+	if err != nil {
+		return nil, fmt.Errorf("make certificate: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, handshakeLimit)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { stream.Close() })
+	defer stop()
+	host := coordinator.Target{Workspace: c.ws.Name}.HostName(c.ws.OwnerName, c.door.cfg.Suffix)
+	sc, chans, reqs, err := ssh.NewClientConn(stream, host+":22", &ssh.ClientConfig{
+		Config:            algorithms,
+		User:              c.user.Name,
+		Auth:              []ssh.AuthMethod{ssh.PublicKeys(signer)},
+		HostKeyCallback:   c.door.hostKeys().CheckHostKey,
+		HostKeyAlgorithms: []string{ssh.CertAlgoED25519v01, ssh.CertAlgoECDSA256v01},
+		ClientVersion:     version,
+	})
+	if err != nil {
+		c.log.Warn("cannot open ssh to workspace", "workspace", c.ws.Name, "error", err)
+		return nil, coordinator.Errorf(coordinator.CodeUnavailable, "the SSH server of workspace %s does not answer as it should: %w", c.ws.Name, err).
+			WithHint("berth show " + c.ws.Name + " tells how it is")
+	}
+	return &inside{stream: stream, side: sshproxy.Side{Conn: sc, Channels: chans, Requests: reqs}}, nil
+}
+
+// hostKeys checks a workspace's host key: a certificate of the installation's authority in the workspace's long name.
+func (d *Server) hostKeys() *ssh.CertChecker {
+	return &ssh.CertChecker{
+		Clock: d.now,
+		IsHostAuthority: func(auth ssh.PublicKey, _ string) bool {
+			for _, ca := range d.hostCAs {
+				if bytes.Equal(ca.Marshal(), auth.Marshal()) {
+					return true
+				}
+			}
+			return false
+		},
+	}
+}
+
+// clientVersion passes the client's own version on, so that the workspace sees whom it serves.
+func clientVersion(m ssh.ConnMetadata) string {
+	v := string(m.ClientVersion())
+	odd := func(r rune) bool { return r < ' ' || r > '~' }
+	if !strings.HasPrefix(v, "SSH-2.0-") || len(v) > 200 || strings.ContainsFunc(v, odd) {
+		return agent.SSHVersion
+	}
+	return v
+}
+
+// serveTerminated joins the client to its workspace. A channel to another workspace's SSH port, which "ssh -J door"
+// opens where the local login name happens to be a workspace's, leads there.
+func (c *conn) serveTerminated(sc *ssh.ServerConn, chans <-chan ssh.NewChannel, reqs <-chan *ssh.Request) error {
+	through := make(chan ssh.NewChannel)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		defer close(through)
+		c.split(chans, through)
+	}()
+	// Not c.ctx: a client that has gone is Join's to see, after what it sent last.
+	err := sshproxy.Join(c.door.ctx, sshproxy.Side{Conn: sc, Channels: through, Requests: reqs}, c.inside.side)
+	<-done
+	return err
+}
+
+// split takes out the channels that jump and hands on the others.
+func (c *conn) split(chans <-chan ssh.NewChannel, through chan<- ssh.NewChannel) {
+	var jumps sync.WaitGroup
+	defer jumps.Wait()
+	for nc := range chans {
+		if t, ok := c.jumpTarget(nc); ok {
+			jumps.Go(func() { c.jumpTo(nc, t) })
+			continue
+		}
+		through <- nc
+	}
+}
+
+// dropInside ends the connection to the workspace, which also ends the session's record.
+func (c *conn) dropInside() {
+	if c.inside != nil {
+		c.inside.side.Conn.Close()
+		c.inside.stream.Close()
+	}
+	if c.ahead != nil {
+		c.ahead.drop()
+	}
+}
