@@ -38,6 +38,9 @@ func (b *Builder) carry(ctx context.Context, t task, adopted bool) {
 	log := b.log.With("job", t.id)
 	stop := b.watchCancel(ctx, t)
 	defer stop()
+	if adopted {
+		b.passOn(ctx, t) // the coordinator may have died before it did
+	}
 	for begins := 0; ; {
 		if !adopted {
 			if begins++; begins > maxBegins {
@@ -107,10 +110,19 @@ func (b *Builder) begin(ctx context.Context, t task) error {
 		b.wipe(t.id)
 		return coordinator.Errorf(coordinator.CodeFailed, "cannot start the build's runner: %w", err)
 	}
-	if canceled, err := t.canceled(ctx); err == nil && canceled {
-		b.interrupt(t.id) // asked for while there was nothing to interrupt
-	}
+	b.passOn(ctx, t) // asked for while there was nothing to interrupt
 	return nil
+}
+
+// passOn passes a recorded cancel on to the runner. One that has heard of it already ignores it.
+func (b *Builder) passOn(ctx context.Context, t task) {
+	canceled, err := t.canceled(ctx)
+	if err != nil {
+		b.log.Error("cannot tell whether a job is to be canceled", "job", t.id, "err", err)
+	}
+	if canceled {
+		b.interrupt(t.id)
+	}
 }
 
 // follow stores what the runner tells, until its end.
