@@ -116,13 +116,13 @@ func create(path string) error {
 	}
 	var id [idSize]byte
 	var raw [chacha20poly1305.KeySize]byte
-	rand.Read(id[:])                       //nolint:errcheck // never fails
-	rand.Read(raw[:])                      //nolint:errcheck // never fails
+	rand.Read(id[:])                       // never fails
+	rand.Read(raw[:])                      // never fails
 	f, err := os.CreateTemp(dir, ".key-*") // mode 0600
 	if err != nil {
 		return err
 	}
-	defer os.Remove(f.Name()) //nolint:errcheck // its content lives on under path
+	defer func() { _ = os.Remove(f.Name()) }() // its content lives on under path
 	_, err = fmt.Fprintf(f, "%s %x %s\n", fileMagic, id, base64.StdEncoding.EncodeToString(raw[:]))
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err
@@ -142,7 +142,7 @@ func (k *Key) Seal(plain []byte, table, column, row string, revision int64) []by
 	out := make([]byte, headSize, headSize+len(plain)+k.aead.Overhead())
 	out[0] = version
 	copy(out[1:], k.id[:])
-	rand.Read(out[1+idSize:]) //nolint:errcheck // never fails
+	rand.Read(out[1+idSize:]) // never fails
 	return k.aead.Seal(out, out[1+idSize:], plain, place(out[:1+idSize], table, column, row, revision))
 }
 

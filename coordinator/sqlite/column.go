@@ -100,7 +100,7 @@ func list[T any](ctx context.Context, q querier, scan func(row) (T, error), quer
 	if err != nil {
 		return nil, err
 	}
-	defer rows.Close() //nolint:errcheck // Err tells
+	defer func() { _ = rows.Close() }() // Err tells
 	var out []T
 	for rows.Next() {
 		v, err := scan(rows)

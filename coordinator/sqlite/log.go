@@ -29,7 +29,7 @@ func (s *Store) AppendLog(ctx context.Context, build coordinator.BuildID, lines 
 		if err != nil {
 			return err
 		}
-		defer insert.Close() //nolint:errcheck // it goes with the transaction
+		defer func() { _ = insert.Close() }() // it goes with the transaction
 		for _, l := range lines {
 			if l.Seq < 0 || l.Seq >= coordinator.MaxLogLines {
 				continue

@@ -96,7 +96,7 @@ func inspect(ctx context.Context, path string) (marked bool, err error) {
 	if err != nil {
 		return false, wrap("open database", err)
 	}
-	defer db.Close() //nolint:errcheck // it was only read
+	defer func() { _ = db.Close() }() // it was only read
 	var id, tables int
 	err = db.QueryRowContext(ctx, `SELECT (SELECT application_id FROM pragma_application_id), (SELECT count(*) FROM sqlite_schema)`).Scan(&id, &tables)
 	var failure *sqlite.Error
@@ -164,8 +164,8 @@ func (s *Store) snapshot(ctx context.Context, dir string, version int64) error {
 	if err != nil {
 		return fmt.Errorf("make backup: %w", err)
 	}
-	defer f.Close()          //nolint:errcheck // Sync tells
-	defer os.Remove(partial) //nolint:errcheck // gone after the rename
+	defer f.Close()                           // Sync tells
+	defer func() { _ = os.Remove(partial) }() // gone after the rename
 	if _, err := s.exec(ctx, "make backup", "VACUUM INTO ?", partial); err != nil {
 		return err
 	}

@@ -351,12 +351,18 @@ func TestSealedValuesStayInPlace(t *testing.T) {
 		name, attack string
 		read         func() error
 	}{
-		{"another workspace's host key", `UPDATE workspaces SET ed25519_sealed = (SELECT ed25519_sealed FROM workspaces WHERE id = '` + string(other.ID) + `') WHERE id = '` + string(w.ws.ID) + `'`,
-			func() error { _, err := w.HostIdentity(ctx, w.ws.ID); return err }},
-		{"an older state", `UPDATE states SET data_sealed = (SELECT data_sealed FROM states WHERE revision = 1) WHERE revision = 2`,
-			func() error { _, err := w.State(ctx, w.ws.ID); return err }},
-		{"another secret", `UPDATE user_secrets SET value_sealed = (SELECT value_sealed FROM user_secrets WHERE name = 'a') WHERE name = 'b'`,
-			func() error { _, err := w.Secrets(ctx, w.user.ID, true); return err }},
+		{
+			"another workspace's host key", `UPDATE workspaces SET ed25519_sealed = (SELECT ed25519_sealed FROM workspaces WHERE id = '` + string(other.ID) + `') WHERE id = '` + string(w.ws.ID) + `'`,
+			func() error { _, err := w.HostIdentity(ctx, w.ws.ID); return err },
+		},
+		{
+			"an older state", `UPDATE states SET data_sealed = (SELECT data_sealed FROM states WHERE revision = 1) WHERE revision = 2`,
+			func() error { _, err := w.State(ctx, w.ws.ID); return err },
+		},
+		{
+			"another secret", `UPDATE user_secrets SET value_sealed = (SELECT value_sealed FROM user_secrets WHERE name = 'a') WHERE name = 'b'`,
+			func() error { _, err := w.Secrets(ctx, w.user.ID, true); return err },
+		},
 	} {
 		ok(t, tt.read())
 		must(w.write.Exec(tt.attack))(t)

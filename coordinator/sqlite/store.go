@@ -79,7 +79,7 @@ func (s *Store) in(ctx context.Context, verb string, f func(tx *sql.Tx) error) e
 	if err != nil {
 		return wrap(verb, err)
 	}
-	defer tx.Rollback() //nolint:errcheck // nothing to roll back after Commit
+	defer func() { _ = tx.Rollback() }() // nothing to roll back after Commit
 	if err := f(tx); err != nil {
 		return wrap(verb, err)
 	}

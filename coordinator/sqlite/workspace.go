@@ -28,7 +28,7 @@ func (s *Store) CreateWorkspace(ctx context.Context, w *coordinator.Workspace, i
 	n.Generation = max(1, w.Generation)
 	const revision = 1
 	agentKey := make([]byte, agentKeySize)
-	rand.Read(agentKey) //nolint:errcheck // never fails
+	rand.Read(agentKey) // never fails
 	sealed := func(v []byte, column string) []byte {
 		return s.key.Seal(v, "workspaces", column, string(n.ID), revision)
 	}
