@@ -30,20 +30,20 @@ func TestMain(m *testing.M) {
 
 // A world is a data directory with a supervisor.
 type world struct {
-	*testing.T
+	testing.TB
 	*Supervisor
 	data string
 	n    int
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	t.Helper()
 	return worldIn(t, t.TempDir())
 }
 
-func worldIn(t *testing.T, data string) *world {
+func worldIn(t testing.TB, data string) *world {
 	t.Helper()
-	w := &world{T: t, data: data, Supervisor: supervisor(t, data)}
+	w := &world{TB: t, data: data, Supervisor: supervisor(t, data)}
 	for _, name := range []string{"work", "versions", "homes", "run"} {
 		if err := os.Mkdir(filepath.Join(data, name), 0o700); err != nil {
 			t.Fatal(err)
@@ -52,7 +52,7 @@ func worldIn(t *testing.T, data string) *world {
 	return w
 }
 
-func supervisor(t *testing.T, data string) *Supervisor {
+func supervisor(t testing.TB, data string) *Supervisor {
 	t.Helper()
 	exe, err := os.Executable()
 	if err != nil {
