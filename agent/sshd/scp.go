@@ -73,7 +73,7 @@ func runSCP(args []string, rw io.ReadWriter) error {
 	case mode == 'f' && len(args) > 0:
 		err = s.source(args)
 	default:
-		return errors.New("scp: this side of scp needs -t TARGET or -f SOURCE...")
+		return errors.New("scp: this side needs -t TARGET, or -f and sources")
 	}
 	if err == nil && s.failed {
 		err = errors.New("scp: not everything was copied")

@@ -436,8 +436,7 @@ func TestVersionComesAtOnce(t *testing.T) {
 
 // A client that says nothing is put out; one that waits for its workspace is not.
 func TestLoginGrace(t *testing.T) {
-	w := newWorld(t, func(w *world) { w.buildTime = 2 * time.Second })
-	w.door.grace = 500 * time.Millisecond
+	w := newWorld(t, func(w *world) { w.buildTime, w.grace = 2*time.Second, time.Second })
 	nc, err := net.Dial("tcp", w.addr)
 	if err != nil {
 		t.Fatal(err)

@@ -51,6 +51,7 @@ type world struct {
 	log        *lockedBuffer
 
 	buildTime time.Duration
+	grace     time.Duration
 	buildErr  string // why builds fail; empty: they succeed
 
 	mu       sync.Mutex
@@ -190,6 +191,9 @@ func (w *world) serveDoor() {
 	})
 	if err != nil {
 		w.t.Fatal(err)
+	}
+	if w.grace > 0 {
+		w.door.grace = w.grace
 	}
 	served := make(chan error, 1)
 	go func() { served <- w.door.Serve(l) }()
