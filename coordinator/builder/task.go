@@ -42,16 +42,15 @@ func (b *Builder) carry(ctx context.Context, t task, adopted bool) {
 		b.passOn(ctx, t) // the coordinator may have died before it did
 	}
 	for begins := 0; ; {
+		var refused error // why the runner may not have been started
 		if !adopted {
 			if begins++; begins > maxBegins {
 				b.end(ctx, t, t.failed(ctx, coordinator.Errorf(coordinator.CodeFailed, "the build's runner does not start")))
 				return
 			}
-			if err := b.begin(ctx, t); err != nil {
-				if ctx.Err() == nil {
-					log.Warn("the job cannot begin", "err", err)
-					b.end(ctx, t, unbegun(ctx, t, err))
-				}
+			var err error
+			if refused, err = b.begin(ctx, t); err != nil {
+				b.giveUp(ctx, t, err)
 				return
 			}
 		}
@@ -61,6 +60,9 @@ func (b *Builder) carry(ctx context.Context, t task, adopted bool) {
 			b.end(ctx, t, r)
 			return
 		case ctx.Err() != nil:
+			return
+		case errors.Is(err, coordinator.ErrNeverBegan) && refused != nil:
+			b.giveUp(ctx, t, coordinator.Errorf(coordinator.CodeFailed, "cannot start the build's runner: %w", refused))
 			return
 		case errors.Is(err, coordinator.ErrNeverBegan):
 			adopted = false
@@ -74,44 +76,45 @@ func (b *Builder) carry(ctx context.Context, t task, adopted bool) {
 	}
 }
 
-var errCanceled = errors.New("canceled before it began")
-
-// unbegun is the result of a job that could not begin, or need not.
-func unbegun(ctx context.Context, t task, cause error) coordinator.Result {
+// giveUp ends a job that could not begin, or need not.
+func (b *Builder) giveUp(ctx context.Context, t task, cause error) {
+	if ctx.Err() != nil {
+		return
+	}
+	b.log.Warn("the job does not begin", "job", t.id, "err", cause)
 	r := t.failed(ctx, cause)
 	if errors.Is(cause, errCanceled) {
 		r.Status = coordinator.BuildCanceled
 	}
-	return r
+	b.end(ctx, t, r)
 }
 
-// begin starts the job's runner.
-func (b *Builder) begin(ctx context.Context, t task) error {
+var errCanceled = errors.New("canceled before it began")
+
+// begin starts the job's runner. What the runner's start says went wrong is returned apart: only a look at the job
+// tells whether it has begun nevertheless.
+func (b *Builder) begin(ctx context.Context, t task) (refused, err error) {
 	const attempts = 5
 	var job coordinator.Job
 	var state coordinator.Secret
 	for n := 1; ; n++ {
-		var err error
 		if job, state, err = t.prepare(ctx); err == nil {
 			break
 		}
 		if permanent(err) || n == attempts {
-			return err
+			return nil, err
 		}
 		b.log.Error("cannot compose the job", "job", t.id, "err", err)
 		if err := pause(ctx, time.Second); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	if canceled, err := t.canceled(ctx); err == nil && canceled {
-		return errCanceled
+		return nil, errCanceled
 	}
-	if err := b.runner.Begin(job, state); err != nil {
-		b.wipe(t.id)
-		return coordinator.Errorf(coordinator.CodeFailed, "cannot start the build's runner: %w", err)
-	}
+	refused = b.runner.Begin(job, state)
 	b.passOn(ctx, t) // asked for while there was nothing to interrupt
-	return nil
+	return refused, nil
 }
 
 // passOn passes a recorded cancel on to the runner. One that has heard of it already ignores it.

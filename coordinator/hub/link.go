@@ -170,7 +170,7 @@ func (l *link) refuse(s *stream, why string) {
 	_ = agent.WriteLine(s, agent.Reply{Error: why}, agent.MaxStreamHeader) // the stream is closed anyway
 }
 
-// serveManifest answers with the manifest. From then on the agent's reports are about that manifest's start build.
+// serveManifest answers with the manifest. From then on the agent's reports are about the start build that it names.
 func (l *link) serveManifest(ctx context.Context, s *stream) {
 	if !l.sendManifest(ctx, s) {
 		return
@@ -197,7 +197,7 @@ func (l *link) sendManifest(ctx context.Context, s *stream) bool {
 	}()
 	m, err := l.hub.manifests.Manifest(ctx, l.ws, l.agentID)
 	if err == nil {
-		err = l.renew(ctx, coordinator.BuildID(m.StartBuild))
+		err = l.renew(ctx, m)
 	}
 	if err != nil {
 		l.log.Error("cannot compose the manifest", "err", err)
@@ -211,17 +211,22 @@ func (l *link) sendManifest(ctx context.Context, s *stream) bool {
 	return true
 }
 
-// renew takes up a new start build of an agent that has stayed: its record, and the pin of its key.
-func (l *link) renew(ctx context.Context, build coordinator.BuildID) error {
-	if l.reporter.reportsOn(build) {
-		return nil
-	}
+// renew has the manifest name the start build for which the agent is recorded: an agent that ran its startup for one
+// that is still open would report on it in vain. Where that is a new one, the record is taken up, and the key pinned.
+func (l *link) renew(ctx context.Context, m *agent.Manifest) error {
 	rec, err := l.hub.record(ctx, l.ws, l.agentID)
-	if err != nil || rec == nil {
+	if err != nil {
 		return err
 	}
-	if rec.BuildID == build && len(rec.PinnedKey) == 0 {
-		if err := l.hub.store.PinAgentKey(ctx, l.ws, l.agentID, build, l.key); err != nil {
+	if rec == nil {
+		return errors.New("the agent is not recorded any more")
+	}
+	m.StartBuild = string(rec.BuildID)
+	if l.reporter.reportsOn(rec.BuildID) {
+		return nil
+	}
+	if len(rec.PinnedKey) == 0 {
+		if err := l.hub.store.PinAgentKey(ctx, l.ws, l.agentID, rec.BuildID, l.key); err != nil {
 			return err
 		}
 		rec.PinnedKey = l.key

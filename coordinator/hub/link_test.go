@@ -235,14 +235,25 @@ func TestStayingAgent(t *testing.T) {
 	w.connected()
 	a.say(agent.Message{Type: agent.TypeReady})
 	eventually(t, "ready", func() bool { return w.stored().Ready })
-	w.up()
+	fetch := func() string {
+		s := a.open(agent.KindManifest)
+		defer s.Close()
+		m, err := agent.ReadManifest(s)
+		ok(t, err)
+		return m.StartBuild
+	}
+	before := w.start.ID
+	b := w.begin(coordinator.Start)
+	if got := fetch(); got != string(before) {
+		t.Errorf("while the agent is recorded for build %s, its manifest names %s", before, got)
+	}
+	w.finish(b, coordinator.BuildSucceeded, "berth_agent.main", "berth_process.dev[0]")
 	if got := w.stored(); got.Ready || got.PinnedKey != nil || got.BuildID != w.start.ID {
 		t.Fatalf("the new build begins with %+v", got)
 	}
-	s := a.open(agent.KindManifest)
-	_, err := agent.ReadManifest(s)
-	ok(t, err)
-	ok(t, s.Close())
+	if got := fetch(); got != string(w.start.ID) {
+		t.Errorf("the manifest names build %s, want %s", got, w.start.ID)
+	}
 	eventually(t, "pinned", func() bool { return len(w.stored().PinnedKey) > 0 && !w.stored().FirstConnected.IsZero() })
 	a.say(agent.Message{Type: agent.TypeStep, Step: &agent.StepReport{Name: agent.StepSecrets, Outcome: agent.OutcomeOK}})
 	eventually(t, "the step", func() bool { return len(w.stored().Steps) == 1 })
