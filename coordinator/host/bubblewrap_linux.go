@@ -266,7 +266,7 @@ func (s *sandbox) stage() error {
 		if err != nil {
 			return fmt.Errorf("open %s: %w", *src, err)
 		}
-		defer unix.Close(fd) //nolint:errcheck // a reference
+		defer func() { _ = unix.Close(fd) }()
 		fds[i] = fd
 	}
 	if err := unix.Mount("berth", staging, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755,size=64k"); err != nil {
@@ -306,7 +306,8 @@ func memfile(data []byte) (*os.File, error) {
 		return nil, fmt.Errorf("make memory file: %w", err)
 	}
 	f := os.NewFile(uintptr(fd), "berth")
-	if _, err := f.Write(data); err == nil {
+	_, err = f.Write(data)
+	if err == nil {
 		_, err = f.Seek(0, io.SeekStart)
 	}
 	if err != nil {

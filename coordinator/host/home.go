@@ -124,7 +124,7 @@ func (h *Host) ownHome(id string, uid int) error {
 	if err != nil {
 		return err
 	}
-	defer root.Close() //nolint:errcheck // read only
+	defer func() { _ = root.Close() }()
 	info, err := root.Lstat(".")
 	if err != nil {
 		return fmt.Errorf("look at home: %w", err)
@@ -155,7 +155,7 @@ func unlock(dir string) error {
 	if err != nil {
 		return err
 	}
-	defer root.Close() //nolint:errcheck // read only
+	defer func() { _ = root.Close() }()
 	if err := root.Chmod(".", 0o700); err != nil {
 		return err
 	}

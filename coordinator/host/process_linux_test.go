@@ -19,6 +19,7 @@ import (
 
 // agentScript stands for the agent: it tells what it sees in a report in its home, then stays.
 const agentScript = `#!/bin/sh
+trap 'echo bye >"$HOME/bye"; exit 0' TERM
 report=$HOME/report
 {
 	echo "user=$USER logname=$LOGNAME home=$HOME shell=$SHELL lang=$LANG mine=$MINE"
@@ -47,7 +48,6 @@ report=$HOME/report
 echo kept >"$HOME/earlier"
 mv "$report.new" "$report"
 [ -n "$EXTRA" ] && eval "$EXTRA"
-trap 'echo bye >"$HOME/bye"; exit 0' TERM
 while :; do sleep 0.05; done
 `
 

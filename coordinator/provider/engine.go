@@ -171,6 +171,7 @@ func (e *engine) PlanResourceChange(_ context.Context, q *tfprotov5.PlanResource
 		return nil, err
 	}
 	// Defaults are set on attributes that are not computed, which the newer type system forbids.
+	//lint:ignore SA1019 it is what that flag is for
 	r := &tfprotov5.PlanResourceChangeResponse{UnsafeToUseLegacyTypeSystem: true, PlannedPrivate: q.PriorPrivate}
 	t := k.typ()
 	next, err := decode(q.ProposedNewState, t)
@@ -219,6 +220,7 @@ func (e *engine) ApplyResourceChange(ctx context.Context, q *tfprotov5.ApplyReso
 	if err != nil {
 		return nil, err
 	}
+	//lint:ignore SA1019 as in the plan
 	r := &tfprotov5.ApplyResourceChangeResponse{NewState: q.PriorState, UnsafeToUseLegacyTypeSystem: true, Private: q.PlannedPrivate}
 	if e.session.job.Import {
 		r.Diagnostics = diagnose(coordinator.Errorf(coordinator.CodeDenied, "an import changes nothing"))

@@ -49,6 +49,13 @@ func planProcess(s *Session, _, next values) error {
 		return coordinator.Errorf(coordinator.CodeInvalid, "a berth_process may not run while the workspace is stopped").
 			WithHint("gate it: count = data.berth_workspace.me.start_count")
 	}
+	archive := ""
+	if next.has("coder_dir") {
+		if _, err := s.inTemplate(next.text("coder_dir")); err != nil {
+			return err
+		}
+		archive = s.job.Archive
+	}
 	if s.job.Import || !next.known("isolation") { // what the host can do is a question for the build
 		return nil
 	}
@@ -56,13 +63,6 @@ func planProcess(s *Session, _, next values) error {
 	isolation, err := s.host.Resolve(host.Isolation(next.text("isolation")), home)
 	if err != nil {
 		return err
-	}
-	archive := ""
-	if next.has("coder_dir") {
-		if _, err := s.inTemplate(next.text("coder_dir")); err != nil {
-			return err
-		}
-		archive = s.job.Archive
 	}
 	sum := sha256.New()
 	fmt.Fprintf(sum, "%q %q %q %q %q %d", isolation, archive, s.job.AgentURL, s.job.Workspace, s.job.Owner.Name, s.job.Generation)

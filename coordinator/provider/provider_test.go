@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -54,7 +53,12 @@ type build struct {
 	dir string // of the state
 }
 
-var probe = sync.OnceValue(func() string { return host.ProbeBubblewrap(context.Background()) })
+var probe = sync.OnceValue(func() string {
+	if os.Getenv("BERTH_TEST_NO_BUBBLEWRAP") != "" {
+		return ""
+	}
+	return host.ProbeBubblewrap(context.Background())
+})
 
 // newBuild returns a workspace of a template that is main.
 func newBuild(t *testing.T, main string) *build {
@@ -110,7 +114,7 @@ func (b *build) terraform(s *Session, args ...string) (string, error) {
 	cmd.Dir = filepath.Join(b.job.ModuleDir, "module")
 	cmd.Env = []string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + b.dir, "TF_REATTACH_PROVIDERS=" + s.Reattach(), "TF_DATA_DIR=" + filepath.Join(b.dir, "tfdata"),
-		"CHECKPOINT_DISABLE=1", "TF_IN_AUTOMATION=1",
+		"CHECKPOINT_DISABLE=1", "TF_IN_AUTOMATION=1", "GOGC=off",
 	}
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
@@ -228,6 +232,7 @@ func (b *build) stopAll() {
 }
 
 func TestLife(t *testing.T) {
+	t.Parallel()
 	b := newBuild(t, example)
 	t.Cleanup(b.stopAll)
 
@@ -300,6 +305,7 @@ func TestLife(t *testing.T) {
 }
 
 func TestReplacedWhenItRunsSomethingElse(t *testing.T) {
+	t.Parallel()
 	b := newBuild(t, example)
 	t.Cleanup(b.stopAll)
 	b.apply(coordinator.Start)
@@ -329,6 +335,7 @@ func TestReplacedWhenItRunsSomethingElse(t *testing.T) {
 }
 
 func TestPlanThenApplyInOneSession(t *testing.T) {
+	t.Parallel()
 	b := newBuild(t, example)
 	t.Cleanup(b.stopAll)
 	b.apply(coordinator.Start)
@@ -352,6 +359,7 @@ func TestPlanThenApplyInOneSession(t *testing.T) {
 }
 
 func TestForeignIDs(t *testing.T) {
+	t.Parallel()
 	theirs := newBuild(t, example)
 	t.Cleanup(theirs.stopAll)
 	theirs.apply(coordinator.Start)
@@ -406,6 +414,7 @@ func TestForeignIDs(t *testing.T) {
 }
 
 func TestProcessRefusals(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		name, from, to string
 		grant          func(*coordinator.HostGrant)
@@ -440,299 +449,49 @@ func TestProcessRefusals(t *testing.T) {
 	}
 }
 
-const parameters = header + `
-data "berth_parameter" "cpu" {
-  name    = "cpu"
-  type    = "number"
-  default = 2
-  mutable = true
-  validation {
-    min = 1
-    max = 8
-  }
-}
-data "berth_parameter" "size" {
-  name         = "size"
-  display_name = "Size"
-  description  = "How large"
-  option {
-    name  = "Small"
-    value = "small"
-  }
-  option {
-    name        = "Large"
-    value       = "large"
-    description = "costs more"
-  }
-}
-data "berth_parameter" "branch" {
-  name = "branch"
-  default = "main"
-  validation {
-    regex = "^[a-z]+$"
-    error = "lower-case letters only"
-  }
-}
-data "berth_parameter" "count" {
-  name = "count"
-  type = "number"
-}
-output "values" {
-  value = [data.berth_parameter.cpu.value, data.berth_parameter.size.value, data.berth_parameter.branch.value, data.berth_parameter.count.value * 2]
-}
-output "me" {
-  value = data.berth_workspace.me
-}
-`
-
-func TestParameters(t *testing.T) {
-	b := newBuild(t, parameters)
-	for _, tt := range []struct {
-		name   string
-		params map[string]string
-		want   []string
-	}{
-		{"required", map[string]string{"size": "small"}, []string{`parameter "count" has no default and needs a value`, "--set count=VALUE"}},
-		{"option", map[string]string{"size": "huge", "count": "1"}, []string{`parameter "size": "huge" is not one of small, large`}},
-		{"range", map[string]string{"size": "small", "count": "1", "cpu": "9"}, []string{`parameter "cpu": 9 is not allowed: it has to be from 1 to 8`}},
-		{"type", map[string]string{"size": "small", "count": "one"}, []string{`parameter "count": "one" is not a number`}},
-		{"regex", map[string]string{"size": "small", "count": "1", "branch": "X"}, []string{`parameter "branch": "X" is not allowed: lower-case letters only`}},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			b.t, b.job.Params = t, tt.params
-			b.refused(coordinator.Start, tt.want...)
-		})
-	}
-	b.t, b.job.Params = t, map[string]string{"size": "large", "count": "3"}
-	b.apply(coordinator.Start)
-	raw, err := os.ReadFile(filepath.Join(b.dir, "state"))
+// asUser runs tests of this package once more as somebody else.
+func asUser(t *testing.T, uid uint32, tests string, env ...string) (string, error) {
+	t.Helper()
+	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	var st struct {
-		Outputs map[string]struct{ Value any }
-	}
-	if err := json.Unmarshal(raw, &st); err != nil {
+	b, err := os.ReadFile(exe)
+	if err != nil {
 		t.Fatal(err)
 	}
-	if got, want := fmt.Sprint(st.Outputs["values"].Value), "[2 large main 6]"; got != want {
-		t.Errorf("values = %s, want %s", got, want)
+	dir, err := os.MkdirTemp("/tmp", "berth-test-")
+	if err != nil {
+		t.Fatal(err)
 	}
-	me := fmt.Sprint(st.Outputs["me"].Value)
-	want := "map[access_url:http://127.0.0.1:7080 id:wsa name:dev owner:map[email:a@example.com full_name:Alice groups:[dev] id:u1 name:alice] " +
-		"parameters:map[count:3 size:large] start_count:1 tags:map[] template:map[name:local version:3] transition:start]"
-	if me != want {
-		t.Errorf("me = %s\nwant %s", me, want)
-	}
-}
-
-func TestImport(t *testing.T) {
-	b := newBuild(t, parameters+strings.TrimPrefix(example, header))
-	b.job = coordinator.Job{ID: "v1", Import: true, Template: "local", Version: 1, ModuleDir: b.job.ModuleDir, Terraform: b.job.Terraform}
-	s := b.serve()
-	defer s.Close()
-	for count, want := range map[int]string{1: "Plan: 3 to add", 0: "Plan: 2 to add"} {
-		s.SetStartCount(count)
-		out, err := b.terraform(s, "plan", "-input=false", "-no-color", "-refresh=false")
-		if err != nil || !strings.Contains(out, want) {
-			t.Errorf("start count %d: %v\n%s", count, err, out)
-		}
-	}
-	got := s.Parameters()
-	if len(got) != 4 {
-		t.Fatalf("parameters: %+v", got)
-	}
-	branch, cpu, size := got[0], got[2], got[3]
-	if branch.Name != "branch" || *branch.Default != "main" || branch.Regex != "^[a-z]+$" || branch.Error != "lower-case letters only" || branch.Type != "string" {
-		t.Errorf("branch = %+v", branch)
-	}
-	if cpu.Name != "cpu" || *cpu.Min != 1 || *cpu.Max != 8 || !cpu.Mutable || *cpu.Default != "2" || cpu.Type != "number" {
-		t.Errorf("cpu = %+v", cpu)
-	}
-	if size.Default != nil || len(size.Options) != 2 || size.Options[1].Value != "large" || size.Options[1].Description != "costs more" || size.DisplayName != "Size" {
-		t.Errorf("size = %+v", size)
-	}
-	if out, err := b.terraform(s, "apply", "-auto-approve", "-input=false", "-no-color", "-state="+filepath.Join(b.dir, "state")); err == nil || !strings.Contains(out, "an import changes nothing") {
-		t.Errorf("apply: %v\n%s", err, out)
-	}
-}
-
-func TestImportRefuses(t *testing.T) {
-	for _, tt := range []struct{ name, main, want string }{
-		{"one name twice", header + "data \"berth_parameter\" \"a\" {\n  name = \"x\"\n}\ndata \"berth_parameter\" \"b\" {\n  name = \"x\"\n  default = \"y\"\n}\n", `declares parameter "x" twice`},
-		{"bad default", header + "data \"berth_parameter\" \"a\" {\n  name = \"x\"\n  type = \"bool\"\n  default = \"maybe\"\n}\n", `the default of parameter "x"`},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			b := newBuild(t, tt.main)
-			b.job.Import = true
-			s := b.serve()
-			defer s.Close()
-			out, err := b.terraform(s, "plan", "-input=false", "-no-color")
-			if flat := strings.Join(strings.Fields(strings.ReplaceAll(out, "│", "")), " "); err == nil || !strings.Contains(flat, tt.want) {
-				t.Errorf("%v\n%s", err, out)
-			}
-		})
-	}
-	t.Run("not gated", func(t *testing.T) {
-		b := newBuild(t, strings.Replace(example, "data.berth_workspace.me.start_count", "1", 1))
-		b.job.Import = true
-		s := b.serve()
-		defer s.Close()
-		s.SetStartCount(0)
-		if out, err := b.terraform(s, "plan", "-input=false", "-no-color"); err == nil || !strings.Contains(out, "while the workspace is stopped") {
-			t.Errorf("%v\n%s", err, out)
-		}
-	})
-}
-
-// closed waits for the other side to end the connection, and reports whether it did before a word was said.
-func closed(c net.Conn, d time.Duration) bool {
-	_ = c.SetDeadline(time.Now().Add(d))
-	_, _ = c.Write([]byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"))
-	var buf [64]byte
-	n, err := c.Read(buf[:])
-	return n == 0 && err != nil && !os.IsTimeout(err)
-}
-
-func TestPeer(t *testing.T) {
-	b := newBuild(t, example)
-	s := b.serve()
-	defer s.Close()
-	s.gate.patience = 300 * time.Millisecond
-	dial := func() net.Conn {
-		c, err := net.Dial("unix", s.socket)
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	copied, tmp := filepath.Join(dir, "test"), filepath.Join(dir, "tmp")
+	for _, err := range []error{os.Chmod(dir, 0o755), os.WriteFile(copied, b, 0o755), os.Mkdir(tmp, 0o700), os.Chown(tmp, int(uid), int(uid))} {
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { _ = c.Close() })
-		return c
 	}
-	if !closed(dial(), 5*time.Second) {
-		t.Error("before AllowPeer somebody got in")
-	}
-	s.AllowPeer(1)
-	if !closed(dial(), 5*time.Second) {
-		t.Error("another process than the one allowed got in")
-	}
-	early := dial()
-	s.AllowPeer(os.Getpid())
-	if closed(early, 5*time.Second) {
-		t.Error("the one allowed did not get in")
-	}
-	s.AllowPeer(1)
-	if !closed(dial(), 5*time.Second) {
-		t.Error("the one allowed before still gets in")
-	}
-	if info, err := os.Stat(s.dir); err != nil || info.Mode().Perm() != 0o700 {
-		t.Errorf("the socket's directory: %v, %v", info, err)
-	}
+	cmd := exec.Command(copied, "-test.count=1", "-test.v", "-test.run=^("+tests+")$")
+	cmd.Dir = "/"
+	cmd.Env = append(env, "PATH="+os.Getenv("PATH"), "TMPDIR="+tmp, "HOME=/nonexistent")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
+	out, err := cmd.CombinedOutput()
+	return string(out), err
 }
 
-func TestPeerByUID(t *testing.T) {
-	me, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, tt := range []struct {
-		name string
-		gate *gate
-		peer peer
-		want bool
-	}{
-		{"no uid of its own", newGate(0, me), peer{os.Getpid(), 0}, false},
-		{"that uid, that program", newGate(1000, me), peer{os.Getpid(), 1000}, true},
-		{"that uid, another program", newGate(1000, "/bin/sh"), peer{os.Getpid(), 1000}, false},
-		{"another uid", newGate(1000, me), peer{os.Getpid(), 1001}, false},
-		{"gone", newGate(1000, me), peer{1 << 30, 1000}, false},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			if got := tt.gate.byUID(tt.peer); got != tt.want {
-				t.Errorf("got %v, want %v", got, tt.want)
-			}
-		})
-	}
-}
-
-func TestSocketDirectory(t *testing.T) {
-	b := newBuild(t, example)
-	long := filepath.Join(b.dir, strings.Repeat("long", 30))
-	s, err := Serve(t.Context(), b.job, long)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(s.socket) > maxSocket || strings.HasPrefix(s.socket, long) {
-		t.Errorf("socket = %s", s.socket)
-	}
-	dir := s.dir
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := os.Stat(dir); err == nil {
-		t.Error("the socket's directory is still there")
-	}
-
-	// What a killed build leaves is swept by the next.
-	base := t.TempDir()
-	gone := exec.Command("true")
-	if err := gone.Run(); err != nil {
-		t.Fatal(err)
-	}
-	left, kept := filepath.Join(base, fmt.Sprintf("%s%d-1", prefix, gone.Process.Pid)), filepath.Join(base, fmt.Sprintf("%s%d-1", prefix, os.Getpid()))
-	if err := os.Mkdir(left, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Mkdir(kept, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	sweep(base)
-	if _, err := os.Stat(left); err == nil {
-		t.Error("the directory of a dead process is still there")
-	}
-	if _, err := os.Stat(kept); err != nil {
-		t.Error("the directory of a live process was removed")
-	}
-}
-
-// TestBuildUser runs terraform as a user of its own, who can get to nothing of the coordinator's.
-func TestBuildUser(t *testing.T) {
+// TestAsOrdinaryUser runs some of the tests as somebody who is not root, with bubblewrap where it works and without.
+func TestAsOrdinaryUser(t *testing.T) {
+	t.Parallel()
 	if os.Geteuid() != 0 {
-		t.Skip("not root")
+		t.Skip("is one already")
 	}
-	const uid = 65534
-	b := newBuild(t, example)
-	t.Cleanup(b.stopAll)
-	b.job.Host.BuildUID = uid
-	s := b.serve()
-	defer s.Close()
-	if strings.HasPrefix(s.socket, b.dir) {
-		t.Fatalf("socket %s is where uid %d cannot get", s.socket, uid)
+	if _, err := exec.LookPath("terraform"); err != nil {
+		t.Skip("terraform is not installed")
 	}
-	work, err := os.MkdirTemp("/tmp", "berth-test-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(work) })
-	if err := os.WriteFile(filepath.Join(work, "main.tf"), []byte(example), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chown(work, uid, uid); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(b.job.Terraform.Path, "apply", "-auto-approve", "-input=false", "-no-color")
-	cmd.Dir = work
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + work, "TF_REATTACH_PROVIDERS=" + s.Reattach(), "CHECKPOINT_DISABLE=1"}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	// A program of the same user that is not terraform.
-	if _, err := exec.LookPath("python3"); err != nil {
-		t.Skip("no python3")
-	}
-	s.gate.patience = 100 * time.Millisecond
-	cmd = exec.Command("python3", "-c", "import socket,sys\ns=socket.socket(socket.AF_UNIX)\ns.connect(sys.argv[1])\nsys.exit(len(s.recv(9)))", s.socket)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Errorf("another program of the build's user got an answer: %v\n%s", err, out)
+	for _, without := range []string{"", "1"} {
+		out, err := asUser(t, 65534, "TestLife|TestPeer", "BERTH_TEST_NO_BUBBLEWRAP="+without)
+		if err != nil || !strings.Contains(out, "--- PASS: TestLife") {
+			t.Errorf("without bubblewrap: %q: %v\n%s", without, err, out)
+		}
 	}
 }

@@ -1,0 +1,179 @@
+package provider
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// closed waits for the other side to end the connection, and reports whether it did before a word was said.
+func closed(c net.Conn, d time.Duration) bool {
+	_ = c.SetDeadline(time.Now().Add(d))
+	_, _ = c.Write([]byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"))
+	var buf [64]byte
+	n, err := c.Read(buf[:])
+	return n == 0 && err != nil && !os.IsTimeout(err)
+}
+
+func TestPeer(t *testing.T) {
+	t.Parallel()
+	b := newBuild(t, example)
+	s := b.serve()
+	defer s.Close()
+	s.gate.patience = 300 * time.Millisecond
+	dial := func() net.Conn {
+		c, err := net.Dial("unix", s.socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		return c
+	}
+	if !closed(dial(), 5*time.Second) {
+		t.Error("before AllowPeer somebody got in")
+	}
+	s.AllowPeer(1)
+	if !closed(dial(), 5*time.Second) {
+		t.Error("another process than the one allowed got in")
+	}
+	early := dial()
+	s.AllowPeer(os.Getpid())
+	if closed(early, 5*time.Second) {
+		t.Error("the one allowed did not get in")
+	}
+	s.AllowPeer(1)
+	if !closed(dial(), 5*time.Second) {
+		t.Error("the one allowed before still gets in")
+	}
+	if info, err := os.Stat(s.dir); err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("the socket's directory: %v, %v", info, err)
+	}
+}
+
+func TestPeerByUID(t *testing.T) {
+	me, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name string
+		gate *gate
+		peer peer
+		want bool
+	}{
+		{"no uid of its own", newGate(0, me), peer{os.Getpid(), 0}, false},
+		{"that uid, that program", newGate(1000, me), peer{os.Getpid(), 1000}, true},
+		{"that uid, another program", newGate(1000, "/bin/sh"), peer{os.Getpid(), 1000}, false},
+		{"another uid", newGate(1000, me), peer{os.Getpid(), 1001}, false},
+		{"gone", newGate(1000, me), peer{1 << 30, 1000}, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := tt.gate.byUID(tt.peer); got != tt.want {
+				t.Errorf("got %v, want %v", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestSocketDirectory(t *testing.T) {
+	b := newBuild(t, example)
+	long := filepath.Join(b.dir, strings.Repeat("long", 30))
+	s, err := Serve(t.Context(), b.job, long)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(s.socket) > maxSocket || strings.HasPrefix(s.socket, long) {
+		t.Errorf("socket = %s", s.socket)
+	}
+	dir := s.dir
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(dir); err == nil {
+		t.Error("the socket's directory is still there")
+	}
+
+	// What a killed build leaves is swept by the next.
+	base := t.TempDir()
+	gone := exec.Command("true")
+	if err := gone.Run(); err != nil {
+		t.Fatal(err)
+	}
+	left, kept := filepath.Join(base, fmt.Sprintf("%s%d-1", prefix, gone.Process.Pid)), filepath.Join(base, fmt.Sprintf("%s%d-1", prefix, os.Getpid()))
+	if err := os.Mkdir(left, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(kept, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	sweep(base)
+	if _, err := os.Stat(left); err == nil {
+		t.Error("the directory of a dead process is still there")
+	}
+	if _, err := os.Stat(kept); err != nil {
+		t.Error("the directory of a live process was removed")
+	}
+}
+
+// TestBuildUser runs terraform as a user of its own, who can get to nothing of the coordinator's.
+func TestBuildUser(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("not root")
+	}
+	const uid = 65534
+	b := newBuild(t, example)
+	t.Cleanup(b.stopAll)
+	b.job.Host.BuildUID = uid
+	s := b.serve()
+	defer s.Close()
+	if strings.HasPrefix(s.socket, b.dir) {
+		t.Fatalf("socket %s is where uid %d cannot get", s.socket, uid)
+	}
+	work, err := os.MkdirTemp("/tmp", "berth-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(work) })
+	if err := os.WriteFile(filepath.Join(work, "main.tf"), []byte(example), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chown(work, uid, uid); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(b.job.Terraform.Path, "apply", "-auto-approve", "-input=false", "-no-color")
+	cmd.Dir = work
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + work, "TF_REATTACH_PROVIDERS=" + s.Reattach(), "CHECKPOINT_DISABLE=1"}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	// A program of the same user that is not terraform.
+	s.gate.patience = 100 * time.Millisecond
+	out, err := asUser(t, uid, "TestDial", "BERTH_TEST_DIAL="+s.socket)
+	if err != nil || !strings.Contains(out, "--- PASS: TestDial") {
+		t.Errorf("another program of the build's user: %v\n%s", err, out)
+	}
+}
+
+// TestDial is a program that is not terraform.
+func TestDial(t *testing.T) {
+	socket := os.Getenv("BERTH_TEST_DIAL")
+	if socket == "" {
+		t.Skip("for another test")
+	}
+	c, err := net.Dial("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if !closed(c, 5*time.Second) {
+		t.Error("it got in")
+	}
+}
