@@ -118,8 +118,16 @@ func unknown(t coordinator.Target) error {
 }
 
 // Enter opens an SSH stream into the workspace. It starts a workspace that does not run, joins a build that is under
-// way, and waits for the agent; everything that it waits for ends with ctx.
+// way, and waits for the agent; everything that it waits for ends with ctx, whose error it returns then.
 func (e *Entry) Enter(ctx context.Context, r Request) (*Stream, error) {
+	s, err := e.enter(ctx, r)
+	if err != nil && ctx.Err() != nil {
+		err = ctx.Err()
+	}
+	return s, err
+}
+
+func (e *Entry) enter(ctx context.Context, r Request) (*Stream, error) {
 	ws, err := e.Lookup(ctx, r.User, r.Target)
 	if err != nil {
 		return nil, err
