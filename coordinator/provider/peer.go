@@ -32,12 +32,12 @@ type peer struct {
 type gate struct {
 	uid       int    // terraform's own uid, 0 if it has none
 	terraform string // path of the program, compared for peers that are known by uid only
-	patience  time.Duration
 
-	mu      sync.Mutex
-	pid     int           // the process that is allowed
-	changed chan struct{} // closed when pid changes
-	closed  bool
+	mu       sync.Mutex    // guards what follows
+	pid      int           // the process that is allowed
+	changed  chan struct{} // closed when pid changes
+	closed   bool
+	patience time.Duration
 }
 
 func newGate(uid int, terraform string) *gate {
@@ -69,7 +69,9 @@ func (g *gate) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, erro
 	if err != nil {
 		return nil, nil, err
 	}
+	g.mu.Lock()
 	late := time.NewTimer(g.patience)
+	g.mu.Unlock()
 	defer late.Stop()
 	for {
 		g.mu.Lock()

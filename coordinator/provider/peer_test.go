@@ -21,12 +21,19 @@ func closed(c net.Conn, d time.Duration) bool {
 	return n == 0 && err != nil && !os.IsTimeout(err)
 }
 
+// hurry shortens the gate's patience.
+func (g *gate) hurry(d time.Duration) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.patience = d
+}
+
 func TestPeer(t *testing.T) {
 	t.Parallel()
 	b := newBuild(t, example)
 	s := b.serve()
 	defer s.Close()
-	s.gate.patience = 300 * time.Millisecond
+	s.gate.hurry(300 * time.Millisecond)
 	dial := func() net.Conn {
 		c, err := net.Dial("unix", s.socket)
 		if err != nil {
@@ -155,7 +162,7 @@ func TestBuildUser(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	// A program of the same user that is not terraform.
-	s.gate.patience = 100 * time.Millisecond
+	s.gate.hurry(100 * time.Millisecond)
 	out, err := asUser(t, uid, "TestDial", "BERTH_TEST_DIAL="+s.socket)
 	if err != nil || !strings.Contains(out, "--- PASS: TestDial") {
 		t.Errorf("another program of the build's user: %v\n%s", err, out)
