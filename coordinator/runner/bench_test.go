@@ -46,13 +46,13 @@ func (w *world) direct(b *testing.B, job coordinator.Job) time.Duration {
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer s.Close() //nolint:errcheck // a test's
+	defer s.Close() // a test's
 	rc := filepath.Join(top, "rc")
 	log, err := os.Create(filepath.Join(top, "log"))
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer log.Close() //nolint:errcheck // a test's
+	defer log.Close() // a test's
 	if err := os.WriteFile(rc, nil, 0o600); err != nil {
 		b.Fatal(err)
 	}

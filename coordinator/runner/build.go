@@ -69,7 +69,7 @@ func (b *build) serve(ctx context.Context, empty bool) error {
 	if err != nil {
 		return fmt.Errorf("serve provider: %w", err)
 	}
-	defer b.session.Close() //nolint:errcheck // the process ends next
+	defer func() { _ = b.session.Close() }() // the process ends next
 	if err := b.environment(); err != nil {
 		return err
 	}
@@ -192,7 +192,7 @@ func (b *build) terraform(ctx context.Context, stage, doing string, args ...stri
 	}
 	status, err := c.Run(stageCtx)
 	stopWatch()
-	os.Remove(b.dir.path(terraformPID)) //nolint:errcheck // it names a process that is gone
+	_ = os.Remove(b.dir.path(terraformPID)) // it names a process that is gone
 	b.end()
 	if e := b.dir.salvage(); e != nil {
 		err = errors.Join(err, fmt.Errorf("keep state: %w", e))

@@ -135,7 +135,7 @@ func (d dir) read(name string, limit int64) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close() //nolint:errcheck // read only
+	defer f.Close() // read only
 	info, err := f.Stat()
 	if err != nil {
 		return nil, err
@@ -159,7 +159,7 @@ func (d dir) state() ([]byte, error) {
 func (d dir) keepState(data []byte, durable bool) (kept bool, err error) {
 	next, err := terraform.ParseState(data)
 	if err != nil {
-		return false, nil //nolint:nilerr // cut off in mid-write, or not terraform's; the next look finds better
+		return false, nil // cut off in mid-write, or not terraform's; the next look finds better
 	}
 	old, err := d.state()
 	if err != nil {
@@ -230,8 +230,8 @@ func (p process) signal(s os.Signal) {
 	if err != nil {
 		return
 	}
-	defer h.Release() //nolint:errcheck // nothing to lose
+	defer func() { _ = h.Release() }() // nothing to lose
 	if p.lives() {
-		h.Signal(s) //nolint:errcheck // fails only if it has ended
+		_ = h.Signal(s) // fails only if it has ended
 	}
 }

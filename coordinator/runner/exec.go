@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -94,9 +95,16 @@ func (r *run) newShim() (*shim, error) {
 		return nil, fmt.Errorf("open pipe: %w", err)
 	}
 	s := &shim{path: filepath.Join(r.dir.root, "terraform"), pids: pids}
-	script := fmt.Sprintf("#!/bin/sh\nexec %s build %s %d %s %s \"$@\"\n", quote(exe), execFlag, r.job.Host.BuildUID, quote(pipe), quote(r.job.Terraform.Path))
+	// terraform-exec asks for the version before each command; the coordinator asked terraform at its start.
+	version, err := json.Marshal(map[string]string{"terraform_version": r.job.Terraform.Version})
+	if err != nil {
+		pids.Close() // nothing was written
+		return nil, fmt.Errorf("write shim: %w", err)
+	}
+	script := fmt.Sprintf("#!/bin/sh\n[ \"$1\" != version ] || exec echo %s\nexec %s build %s %d %s %s \"$@\"\n",
+		quote(string(version)), quote(exe), execFlag, r.job.Host.BuildUID, quote(pipe), quote(r.job.Terraform.Path))
 	if err := os.WriteFile(s.path, []byte(script), 0o700); err != nil {
-		pids.Close() //nolint:errcheck // nothing was written
+		pids.Close() // nothing was written
 		return nil, fmt.Errorf("write shim: %w", err)
 	}
 	return s, nil
@@ -118,6 +126,6 @@ func (s *shim) read(told func(pid int)) {
 	}
 }
 
-func (s *shim) close() { s.pids.Close() } //nolint:errcheck // ends read
+func (s *shim) close() { s.pids.Close() } // ends read
 
 func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }

@@ -53,9 +53,9 @@ func (s *Supervisor) Follow(ctx context.Context, id string, each func(coordinato
 		}
 		lock, err := d.lockIfThere()
 		if err == nil {
-			defer lock.Close() //nolint:errcheck // nothing was written
+			defer lock.Close() // nothing was written
 			if cmd := s.child(id); cmd != nil {
-				cmd.Wait() //nolint:errcheck // its result tells how it ended
+				_ = cmd.Wait() // its result tells how it ended
 			}
 			return s.conclude(ctx, f)
 		}
@@ -102,7 +102,7 @@ func (f *follower) close() {
 		f.watch.close()
 	}
 	if f.log != nil {
-		f.log.Close() //nolint:errcheck // read only
+		f.log.Close() // read only
 	}
 }
 

@@ -22,7 +22,7 @@ func (r *run) importVersion(ctx context.Context) (coordinator.Result, error) {
 	if err := os.RemoveAll(fresh); err != nil {
 		return res, fmt.Errorf("clear directory: %w", err)
 	}
-	defer os.RemoveAll(fresh) //nolint:errcheck // renamed where it counts; else the next import clears it
+	defer func() { _ = os.RemoveAll(fresh) }() // renamed where it counts; else the next import clears it
 	r.begin(terraform.StageInit, "unpacking")
 	if err := r.unpack(fresh); err != nil {
 		return res, err
@@ -50,7 +50,7 @@ func (r *run) unpack(fresh string) error {
 	if err != nil {
 		return fmt.Errorf("open archive: %w", err)
 	}
-	defer f.Close() //nolint:errcheck // read only
+	defer f.Close() // read only
 	if err := os.MkdirAll(filepath.Join(fresh, terraform.DataDir), 0o755); err != nil {
 		return fmt.Errorf("make directory: %w", err)
 	}
@@ -85,7 +85,7 @@ func (r *run) examine(ctx context.Context, fresh string) (*coordinator.Import, e
 	if err != nil {
 		return nil, fmt.Errorf("serve provider: %w", err)
 	}
-	defer session.Close() //nolint:errcheck // the process ends next
+	defer func() { _ = session.Close() }() // the process ends next
 	s, err := r.newShim()
 	if err != nil {
 		return nil, err

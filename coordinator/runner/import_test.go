@@ -21,6 +21,7 @@ func (w *world) importing(files map[string]string) (coordinator.Job, ending) {
 }
 
 func TestImportRefusals(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	const runs = "\nresource \"terraform_data\" \"dev\" {\n  input = berth_agent.main.token\n}\n"
 	for _, tt := range []struct{ name, config, want string }{
@@ -58,6 +59,7 @@ func TestImportRefusals(t *testing.T) {
 // TestImportModules checks that init runs where modules need it, that references are followed through them, and that
 // builds use what it fetched.
 func TestImportModules(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	files := map[string]string{
 		"main.tf": header + `
@@ -116,6 +118,7 @@ resource "terraform_data" "vm" {
 // TestImportWithoutCredentials checks that the count expressions tell what is persistent where a plan fails for want
 // of credentials.
 func TestImportWithoutCredentials(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	_, e := w.importing(map[string]string{"main.tf": header + `
 data "terraform_remote_state" "org" {

@@ -90,7 +90,7 @@ func watchExit(p process) *exitWatch {
 	fd, err := unix.PidfdOpen(p.pid, 0)
 	if err != nil || !p.lives() {
 		if err == nil {
-			unix.Close(fd) //nolint:errcheck // a fresh descriptor
+			_ = unix.Close(fd) // a fresh descriptor
 		}
 		return nil
 	}
@@ -103,7 +103,7 @@ func (w *exitWatch) wait(d time.Duration) bool {
 	return n > 0 && (err == nil || !errors.Is(err, unix.EINTR))
 }
 
-func (w *exitWatch) close() { unix.Close(w.fd) } //nolint:errcheck // a pidfd
+func (w *exitWatch) close() { _ = unix.Close(w.fd) } // a pidfd
 
 // terraformIn returns a terraform that works in a module's copy, for a runner that was killed before it had written
 // the pid down.
@@ -134,6 +134,6 @@ func syncAll(path string) error {
 	if err != nil {
 		return err
 	}
-	defer f.Close() //nolint:errcheck // read only
+	defer f.Close() // read only
 	return unix.Syncfs(int(f.Fd()))
 }

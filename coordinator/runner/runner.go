@@ -66,7 +66,7 @@ func work(path string) error {
 	if err != nil {
 		return err
 	}
-	defer lock.Close() //nolint:errcheck // frees the lock
+	defer lock.Close() // frees the lock
 	if d.has(resultFile) {
 		return nil
 	}
@@ -116,7 +116,7 @@ func readJob() (coordinator.Job, error) {
 	if f == nil {
 		return job, errors.New("no job on descriptor 3")
 	}
-	defer f.Close() //nolint:errcheck // read only
+	defer f.Close() // read only
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return job, fmt.Errorf("read job: %w", err)
 	}
@@ -172,7 +172,7 @@ func newRun(d dir, job coordinator.Job) (*run, error) {
 	return &run{dir: d, job: job, log: log, reader: terraform.NewLogReader(log)}, nil
 }
 
-func (r *run) close() { r.log.Close() } //nolint:errcheck // every write was one call
+func (r *run) close() { r.log.Close() } // every write was one call
 
 // do carries the job and returns how it ended. What goes wrong on the way is part of the result.
 func (r *run) do(ctx context.Context) coordinator.Result {
@@ -211,7 +211,7 @@ func (r *run) write(l coordinator.LogLine) {
 	if l.Stage == "" && len(r.timings) > 0 {
 		l.Stage = r.timings[len(r.timings)-1].Stage
 	}
-	r.log.Write(terraform.OwnLine(l)) //nolint:errcheck // a full disk must not end the build; its result tells
+	_, _ = r.log.Write(terraform.OwnLine(l)) // a full disk must not end the build; its result tells
 }
 
 // begin ends the stage before and begins the next.

@@ -91,7 +91,7 @@ func (s *Supervisor) Begin(job coordinator.Job, state coordinator.Secret) error 
 	if err != nil {
 		return err
 	}
-	defer lock.Close() //nolint:errcheck // the runner has its own
+	defer lock.Close() // the runner has its own
 	if d.has(begunFile) || d.has(resultFile) {
 		return nil
 	}
@@ -136,7 +136,7 @@ func (s *Supervisor) lendArchive(sha, to string) error {
 	if err != nil {
 		return err
 	}
-	defer from.Close() //nolint:errcheck // read only
+	defer from.Close() // read only
 	f, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return fmt.Errorf("lend archive: %w", err)
@@ -154,7 +154,7 @@ func (s *Supervisor) start(d dir, job coordinator.Job, lock *os.File) (*exec.Cmd
 	if err != nil {
 		return nil, err
 	}
-	defer jobFile.Close() //nolint:errcheck // the runner has its own
+	defer jobFile.Close() // the runner has its own
 	if err := json.NewEncoder(jobFile).Encode(job); err != nil {
 		return nil, fmt.Errorf("hand down job: %w", err)
 	}
@@ -162,7 +162,7 @@ func (s *Supervisor) start(d dir, job coordinator.Job, lock *os.File) (*exec.Cmd
 	if err != nil {
 		return nil, fmt.Errorf("open runner's log: %w", err)
 	}
-	defer out.Close() //nolint:errcheck // the runner has its own
+	defer out.Close() // the runner has its own
 	cmd := exec.Command(s.config.Exe, "build", d.root)
 	cmd.Dir = d.root
 	cmd.Env = environment()
@@ -220,7 +220,7 @@ func (s *Supervisor) Wipe(id string) error {
 	if err != nil {
 		return fmt.Errorf("wipe job: %w", err)
 	}
-	defer lock.Close() //nolint:errcheck // its file is gone
+	defer lock.Close() // its file is gone
 	if err := os.RemoveAll(d.root); err != nil {
 		return fmt.Errorf("wipe job: %w", err)
 	}

@@ -21,7 +21,7 @@ func TestBuildUID(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { os.RemoveAll(data) }) //nolint:errcheck // below TMPDIR
+	t.Cleanup(func() { os.RemoveAll(data) }) // below TMPDIR
 	if err := os.Chmod(data, 0o711); err != nil {
 		t.Fatal(err)
 	}

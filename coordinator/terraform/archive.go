@@ -37,8 +37,8 @@ func (a Archives) Put(ctx context.Context, r io.Reader) (sha string, size int64,
 		return "", 0, fmt.Errorf("create archive: %w", err)
 	}
 	defer func() {
-		tmp.Close()           //nolint:errcheck // closed before where it counts
-		os.Remove(tmp.Name()) //nolint:errcheck // renamed where it counts
+		tmp.Close()               // closed before where it counts
+		_ = os.Remove(tmp.Name()) // renamed where it counts
 	}()
 	hash := sha256.New()
 	in := &cappedReader{ctx: ctx, r: r, left: coordinator.MaxArchive}
@@ -78,7 +78,7 @@ func (a Archives) Extract(sha, dir string) error {
 	if err != nil {
 		return err
 	}
-	defer f.Close() //nolint:errcheck // read only
+	defer f.Close() // read only
 	return ExtractTar(f, dir)
 }
 
@@ -105,7 +105,7 @@ func ExtractTar(r io.Reader, dir string) error {
 	if err != nil {
 		return fmt.Errorf("open directory: %w", err)
 	}
-	defer root.Close() //nolint:errcheck // a directory handle
+	defer func() { _ = root.Close() }() // a directory handle
 	return walkTar(r, func(name string, h *tar.Header, body io.Reader) error {
 		if h.Typeflag == tar.TypeDir {
 			return root.MkdirAll(name, 0o755)

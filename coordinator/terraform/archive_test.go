@@ -121,8 +121,8 @@ func TestSparseBomb(t *testing.T) {
 	if err := w.WriteHeader(h); err != nil {
 		t.Fatal(err)
 	}
-	io.WriteString(w, "x") //nolint:errcheck // a buffer
-	w.Close()              //nolint:errcheck // a buffer
+	io.WriteString(w, "x") // a buffer
+	w.Close()              // a buffer
 	pax := ""
 	for _, kv := range []string{"GNU.sparse.size=1099511627776", "GNU.sparse.numblocks=1", "GNU.sparse.map=0,1"} {
 		n := len(kv) + 2
@@ -136,8 +136,8 @@ func TestSparseBomb(t *testing.T) {
 	if err := xw.WriteHeader(&tar.Header{Name: "h", Typeflag: tar.TypeReg, Size: int64(len(pax))}); err != nil {
 		t.Fatal(err)
 	}
-	io.WriteString(xw, pax) //nolint:errcheck // a buffer
-	xw.Flush()              //nolint:errcheck // a buffer
+	io.WriteString(xw, pax) // a buffer
+	xw.Flush()              // a buffer
 	head := x.Bytes()
 	head[156] = tar.TypeXHeader
 	sum := 0
@@ -173,7 +173,7 @@ func TestArchiveRoundTrip(t *testing.T) {
 	if got, err := io.ReadAll(r); err != nil || !bytes.Equal(got, data) {
 		t.Errorf("Open: other bytes, %v", err)
 	}
-	r.Close() //nolint:errcheck // read only
+	r.Close() // read only
 	dir := filepath.Join(t.TempDir(), "module")
 	if err := a.Extract(sha, dir); err != nil {
 		t.Fatal(err)
@@ -208,9 +208,9 @@ func TestPutEndsWithItsContext(t *testing.T) {
 func FuzzExtract(f *testing.F) {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
-	w.WriteHeader(&tar.Header{Name: "main.tf", Typeflag: tar.TypeReg, Size: 1}) //nolint:errcheck // a buffer
-	w.Write([]byte("x"))                                                        //nolint:errcheck // a buffer
-	w.Close()                                                                   //nolint:errcheck // a buffer
+	w.WriteHeader(&tar.Header{Name: "main.tf", Typeflag: tar.TypeReg, Size: 1}) // a buffer
+	w.Write([]byte("x"))                                                        // a buffer
+	w.Close()                                                                   // a buffer
 	f.Add(b.Bytes())
 	f.Fuzz(func(t *testing.T, data []byte) {
 		top := t.TempDir()

@@ -68,7 +68,7 @@ func (c *Command) supervise(ctx context.Context, p *os.Process, ended <-chan str
 		return
 	case <-ctx.Done():
 	}
-	p.Signal(os.Interrupt) //nolint:errcheck // fails only if it has ended
+	_ = p.Signal(os.Interrupt) // fails only if it has ended
 	grace := time.NewTimer(c.Grace)
 	defer grace.Stop()
 	select {
@@ -83,6 +83,6 @@ func (c *Command) supervise(ctx context.Context, p *os.Process, ended <-chan str
 // KillGroup kills every process of a process group. The caller knows that the group is still the one it means.
 func KillGroup(pgid int) {
 	if pgid > 1 {
-		unix.Kill(-pgid, unix.SIGKILL) //nolint:errcheck // fails only if nobody is left
+		_ = unix.Kill(-pgid, unix.SIGKILL) // fails only if nobody is left
 	}
 }

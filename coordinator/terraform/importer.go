@@ -56,7 +56,7 @@ func (i *Importer) Run(ctx context.Context) (*coordinator.Import, error) {
 		i.Begin(StagePlan, "planning with start count 1")
 		full, err = i.plan(ctx, "plan-1", i.Log)
 	} else {
-		i.Log.Write(full.raw) //nolint:errcheck // see sink
+		_, _ = i.Log.Write(full.raw) // see sink
 	}
 	if err != nil && !full.outside() {
 		return nil, full.refusal(err)
@@ -164,9 +164,9 @@ type sink struct {
 
 func (s sink) Write(b []byte) (int, error) {
 	if s.kept.Len()+len(b) <= MaxState {
-		s.kept.Write(b) //nolint:errcheck // a buffer's never fails
+		s.kept.Write(b) // a buffer's never fails
 	}
-	s.log.Write(b) //nolint:errcheck // a full disk must not stop terraform
+	_, _ = s.log.Write(b) // a full disk must not stop terraform
 	return len(b), nil
 }
 

@@ -98,7 +98,7 @@ func planMember(file []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close() //nolint:errcheck // read only
+	defer func() { _ = f.Close() }() // read only
 	b, err := io.ReadAll(io.LimitReader(f, MaxPlanFile+1))
 	if err == nil && len(b) > MaxPlanFile {
 		err = errors.New("too large")

@@ -65,7 +65,7 @@ func versionOf(ctx context.Context, path string) (*version.Version, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer os.RemoveAll(dir) //nolint:errcheck // an empty directory below TMPDIR
+	defer func() { _ = os.RemoveAll(dir) }() // an empty directory below TMPDIR
 	tf, err := tfexec.NewTerraform(dir, path)
 	if err != nil {
 		return nil, err

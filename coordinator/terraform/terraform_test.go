@@ -97,7 +97,7 @@ func module(t *testing.T, config string) (dir string, run func(args ...string) (
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer log.Close() //nolint:errcheck // a test's
+		defer log.Close() // a test's
 		c := Command{Path: path, Args: args, Dir: dir, Env: env, Stdout: log, Stderr: log, Grace: 10 * time.Second}
 		status, err := c.Run(t.Context())
 		if err != nil {
@@ -273,7 +273,7 @@ resource "terraform_data" "slow" {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer log.Close() //nolint:errcheck // a test's
+	defer log.Close() // a test's
 	c := Command{
 		Path: path, Args: []string{"apply", "-json", "-auto-approve"}, Dir: dir, Stdout: log, Stderr: log, Grace: 20 * time.Second,
 		Env: Environment{Home: top, Tmp: top, CLIConfig: filepath.Join(top, "rc")}.List(),
