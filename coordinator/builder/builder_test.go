@@ -420,7 +420,9 @@ func TestJoinsAndConflicts(t *testing.T) {
 		t.Error("the same request makes another build")
 	}
 	for _, r := range []Request{
-		stopIt, {Transition: coordinator.Delete}, {Transition: coordinator.Start, Restart: true},
+		stopIt,
+		{Transition: coordinator.Delete},
+		{Transition: coordinator.Start, Restart: true},
 		{Transition: coordinator.Start, VersionID: newer.ID},
 		{Transition: coordinator.Start, Params: map[string]string{"cpu": "8"}},
 		{Transition: coordinator.Start, AllowDestroy: []string{"berth_home.home"}},

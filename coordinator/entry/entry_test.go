@@ -133,7 +133,6 @@ type runnerDouble struct {
 	jobs   map[string]coordinator.Job
 	result func(coordinator.Job) coordinator.Result
 	hold   chan struct{} // jobs end once it is closed
-	begun  func(coordinator.Job)
 }
 
 func (r *runnerDouble) Begin(j coordinator.Job, _ coordinator.Secret) error {
@@ -167,6 +166,7 @@ type jobsDouble struct{}
 func (jobsDouble) Job(_ context.Context, b coordinator.Build) (coordinator.Job, error) {
 	return coordinator.Job{ID: string(b.ID), Transition: b.Transition}, nil
 }
+
 func (jobsDouble) ImportJob(context.Context, coordinator.TemplateVersion) (coordinator.Job, error) {
 	return coordinator.Job{}, nil
 }

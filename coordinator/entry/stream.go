@@ -31,7 +31,7 @@ type Stream struct {
 // begin writes the record that a session has begun: none begins unrecorded.
 func (v *visit) begin(ctx context.Context, conn net.Conn, a coordinator.WorkspaceAgent, rec coordinator.SessionRecord) (*Stream, error) {
 	if err := v.store.OpenSession(ctx, rec); err != nil {
-		conn.Close() //nolint:errcheck // the first error says more
+		_ = conn.Close() // the first error says more
 		return nil, fmt.Errorf("record session: %w", err)
 	}
 	v.touch(ctx)

@@ -377,17 +377,17 @@ func (h *Hub) upgrade(w http.ResponseWriter, r *http.Request, who claim, rec coo
 		_, err = conn.Write([]byte(answer))
 	}
 	if err != nil {
-		conn.Close() //nolint:errcheck // it is lost
+		_ = conn.Close() // it is lost
 		return nil
 	}
 	l, err := newLink(h, conn, rest, who)
 	if err != nil {
-		conn.Close() //nolint:errcheck // the first error says more
+		_ = conn.Close() // the first error says more
 		h.log.Error("cannot start a link", "err", err)
 		return nil
 	}
 	if !h.spawn(func() { h.serve(l, rec) }) {
-		l.session.Close() //nolint:errcheck // always nil
+		_ = l.session.Close() // always nil
 	}
 	return nil
 }

@@ -244,15 +244,19 @@ type scripted struct {
 func (s scripted) Workspace(_ context.Context, id coordinator.WorkspaceID) (coordinator.Workspace, error) {
 	return coordinator.Workspace{ID: id, Generation: 1}, nil
 }
+
 func (s scripted) AgentKey(context.Context, coordinator.WorkspaceID) ([]byte, error) {
 	return s.key, nil
 }
+
 func (s scripted) LatestBuild(context.Context, coordinator.WorkspaceID) (*coordinator.Build, error) {
 	return &coordinator.Build{ID: "b1", Transition: coordinator.Start, Status: coordinator.BuildRunning, Started: time.Now()}, nil
 }
+
 func (s scripted) Builds(context.Context, coordinator.WorkspaceID, int, int) ([]coordinator.Build, error) {
 	return nil, nil
 }
+
 func (s scripted) Agents(context.Context, coordinator.WorkspaceID) ([]coordinator.WorkspaceAgent, error) {
 	return nil, nil
 }

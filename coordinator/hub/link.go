@@ -136,7 +136,7 @@ func (l *link) end(why string) {
 		l.log.Info("link ended", "why", why)
 	}
 	l.deadman.Stop()
-	l.session.Close() //nolint:errcheck // always nil
+	_ = l.session.Close() // always nil
 }
 
 // alive puts off the link's end for want of heartbeats.
@@ -144,7 +144,7 @@ func (l *link) alive() { l.deadman.Reset(agent.HeartbeatTimeout) }
 
 // accept serves one stream that the agent opened.
 func (l *link) accept(ctx context.Context, s *stream) {
-	defer s.Close() //nolint:errcheck // the stream is done with
+	defer func() { _ = s.Close() }() // the stream is done with
 	var hdr agent.StreamHeader
 	if err := s.SetReadDeadline(time.Now().Add(headerTimeout)); err != nil {
 		return

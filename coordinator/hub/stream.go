@@ -52,7 +52,7 @@ func (l *link) open(ctx context.Context, hdr agent.StreamHeader) (*stream, error
 		case result <- opened{s, err}:
 		case <-ctx.Done():
 			if err == nil {
-				s.Close() //nolint:errcheck // nobody wants it any more
+				_ = s.Close() // nobody wants it any more
 			}
 		}
 	})
@@ -75,7 +75,7 @@ func (l *link) openNow(hdr agent.StreamHeader) (*stream, error) {
 	s := &stream{Stream: y, link: l, expect: hdr.Kind == agent.KindSSH}
 	l.keep(s)
 	if err := agent.WriteLine(s, hdr, agent.MaxStreamHeader); err != nil {
-		s.Close() //nolint:errcheck // the write's error says more
+		_ = s.Close() // the write's error says more
 		return nil, errLost(err)
 	}
 	if hdr.Kind != agent.KindDial {
@@ -93,7 +93,7 @@ func (l *link) openNow(hdr agent.StreamHeader) (*stream, error) {
 		err = errRefused(reply)
 	}
 	if err != nil {
-		s.Close() //nolint:errcheck // the first error says more
+		_ = s.Close() // the first error says more
 		return nil, err
 	}
 	return s, nil
@@ -177,7 +177,7 @@ func (s *stream) Write(p []byte) (int, error) {
 		m, err := s.Stream.Write(p[n:min(len(p), n+maxWrite)])
 		n += m
 		if err != nil {
-			s.Close() //nolint:errcheck // the write's error says more
+			_ = s.Close() // the write's error says more
 			return n, err
 		}
 		if len(p) == 0 {

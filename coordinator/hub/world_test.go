@@ -190,7 +190,6 @@ type dialer struct {
 	token    coordinator.Secret
 	key      ed25519.PrivateKey
 	instance string
-	header   http.Header // instead of what is right
 }
 
 func (w *world) agent() *dialer {
