@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -91,7 +92,7 @@ func TestParameters(t *testing.T) {
 		t.Errorf("values = %s, want %s", got, want)
 	}
 	me := fmt.Sprint(st.Outputs["me"].Value)
-	want := "map[access_url:http://127.0.0.1:7080 id:wsa name:dev owner:map[email:a@example.com full_name:Alice groups:[dev] id:u1 name:alice] " +
+	want := "map[access_url:http://127.0.0.1:7080 host_arch:" + runtime.GOARCH + " id:wsa name:dev owner:map[email:a@example.com full_name:Alice groups:[dev] id:u1 name:alice] " +
 		"parameters:map[count:3 size:large] start_count:1 tags:map[] template:map[name:local version:3] transition:start]"
 	if me != want {
 		t.Errorf("me = %s\nwant %s", me, want)

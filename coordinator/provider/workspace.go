@@ -1,6 +1,8 @@
 package provider
 
 import (
+	"runtime"
+
 	"github.com/hashicorp/terraform-plugin-go/tftypes"
 
 	"berth/coordinator"
@@ -27,6 +29,7 @@ var workspaceKind = &kind{
 		{name: "template", typ: templateType, doc: "The template: name and version, a number."},
 		{name: "parameters", typ: textMap, doc: "The values that were chosen for parameters, by name."},
 		{name: "access_url", typ: text, doc: "URL of the coordinator, as people reach it."},
+		{name: "host_arch", typ: text, doc: "Architecture of the coordinator's own host, for the agent of a berth_process."},
 		{name: "tags", typ: textMap, doc: "Tags of the workspace."},
 	},
 	fetch: fetchWorkspace,
@@ -54,6 +57,7 @@ func fetchWorkspace(s *Session, v values) error {
 		"template":    map[string]any{"name": j.Template, "version": float64(j.Version)},
 		"parameters":  j.Params,
 		"access_url":  j.AccessURL,
+		"host_arch":   runtime.GOARCH,
 		"tags":        map[string]string{},
 	} {
 		v.set(name, x)
