@@ -175,6 +175,13 @@ func TestRefusedStreamsLeaveNothing(t *testing.T) {
 	w := newWorld(t).up()
 	a := w.agent().link()
 	w.connected()
+	l, err := w.hub.newest(w.ws.ID, agentID)
+	ok(t, err)
+	eventually(t, "control", func() bool {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return l.hasCtrl
+	})
 	for _, first := range []string{`{"kind":"shell"}` + "\n", "nonsense\n", `{"kind":"control"}` + "\n", strings.Repeat("x", agent.MaxStreamHeader+1)} {
 		s, err := a.session.Open()
 		ok(t, err)
@@ -186,8 +193,6 @@ func TestRefusedStreamsLeaveNothing(t *testing.T) {
 		}
 		ok(t, s.Close())
 	}
-	l, err := w.hub.newest(w.ws.ID, agentID)
-	ok(t, err)
 	eventually(t, "only control is left", func() bool { return l.session.NumStreams() == 1 })
 	a.say(agent.Message{Type: agent.TypeHeartbeat})
 }

@@ -10,7 +10,7 @@ import (
 // TestIdleLinkIsSmall measures what one idle link costs the coordinator, beyond the kernel's buffers.
 func TestIdleLinkIsSmall(t *testing.T) {
 	const (
-		n     = 100
+		n     = 50
 		limit = 2 * 48 << 10 // heap and stacks of both ends
 	)
 	w := newWorld(t).up()

@@ -42,7 +42,7 @@ type reporter struct {
 	rec      coordinator.WorkspaceAgent // guarded by mu, like all below
 	dirty    bool                       // rec is newer than the store's
 	lines    []coordinator.LogLine      // of rec.BuildID, to be stored
-	next     int                        // sequence number above all that were taken
+	taken    []uint64                   // sequence numbers that were taken, a bit each
 	dropped  int
 	last     coordinator.LogLine // of those that were dropped
 	byLines  bucket
@@ -64,7 +64,7 @@ func newReporter(h *Hub, ws coordinator.WorkspaceID, agentID string) *reporter {
 func (r *reporter) adopt(rec coordinator.WorkspaceAgent) {
 	r.mu.Lock()
 	if rec.BuildID != r.rec.BuildID {
-		r.rec, r.next, r.lines, r.dropped = rec, 0, nil, 0
+		r.rec, r.taken, r.lines, r.dropped = rec, nil, nil, 0
 		r.rec.Steps = slices.Clone(rec.Steps)
 	} else {
 		r.rec.AgentRecord, r.rec.PinnedKey = rec.AgentRecord, rec.PinnedKey
@@ -174,10 +174,9 @@ func (r *reporter) line(g agent.LogReport) {
 	r.mu.Lock()
 	defer r.flush()
 	defer r.mu.Unlock()
-	if g.Seq < r.next {
+	if !r.take(g.Seq) {
 		return
 	}
-	r.next = g.Seq + 1
 	l.Source = r.rec.Name
 	if len(r.lines) >= linesAtOnce || !r.byLines.take(now, 1) || !r.byBytes.take(now, float64(len(l.Text))) {
 		r.dropped++
@@ -186,6 +185,17 @@ func (r *reporter) line(g agent.LogReport) {
 	}
 	r.noteDropped()
 	r.lines = append(r.lines, l)
+}
+
+// take notes a sequence number and reports whether it is new. It is called with mu held.
+func (r *reporter) take(seq int) bool {
+	for len(r.taken) <= seq/64 {
+		r.taken = append(r.taken, 0)
+	}
+	bit := uint64(1) << (seq % 64)
+	taken := r.taken[seq/64]&bit != 0
+	r.taken[seq/64] |= bit
+	return !taken
 }
 
 // noteDropped puts one line in the place of those that were dropped. It is called with mu held.
