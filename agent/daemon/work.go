@@ -66,6 +66,7 @@ func work(ctx context.Context, s settings, log *slog.Logger) int {
 	outbox := link.NewOutbox()
 	w.runner = startup.New(startup.Config{
 		Dir: dir, CoderDir: s.coderDir, Socket: w.socket, Base: os.Environ(),
+		Host: os.Getenv("BERTH_PROCESS_ID") != "" && os.Geteuid() == 0, // in a sandbox it would not be root
 		HTTP: &http.Client{Transport: transport, Timeout: downloadCap}, Outbox: outbox, Logger: log,
 		SetKey: func(g agent.Git) error { return w.keys.Set(g.PrivateKey, "berth git key") },
 		OnUser: w.start,

@@ -22,6 +22,7 @@ type Command struct {
 
 	Terminal *Size // nil: three pipes instead of a terminal
 	// Prepare is called with the terminal before the command starts, e.g. to set its modes; nil: nothing to prepare.
+	// It may still change elements of Env.
 	Prepare func(tty *os.File) error
 	// Merge gives stderr the pipe of stdout. It has no meaning with a terminal.
 	Merge bool
@@ -79,12 +80,9 @@ func (c Command) cmd() (*exec.Cmd, error) {
 	if c.User == nil {
 		return nil, errors.New("start command: no user")
 	}
-	cmd := &exec.Cmd{Path: c.Path, Args: c.Args, Env: c.Env, Dir: c.dir()}
+	cmd := &exec.Cmd{Path: c.Path, Args: c.Args, Dir: c.dir()}
 	if len(cmd.Args) == 0 {
 		cmd.Args = []string{c.Path}
-	}
-	if cmd.Env == nil {
-		cmd.Env = []string{} // nil would be this process's own
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	cred, err := c.User.credential()
@@ -128,6 +126,7 @@ func (p *Process) startTerminal(c Command) error {
 	}
 	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = tty, tty, tty
 	p.cmd.SysProcAttr.Setctty = true // of descriptor 0
+	p.cmd.Env = c.environment()      // after Prepare, which may have filled in the terminal's name
 	if err := p.cmd.Start(); err != nil {
 		master.Close()
 		return err
@@ -186,6 +185,7 @@ func (p *Process) startPipes(c Command) (err error) {
 	}
 	// Files rather than writers: exec starts no copiers, and Wait waits for the process alone.
 	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = stdin, stdout, stderr
+	p.cmd.Env = c.environment()
 	if err := p.cmd.Start(); err != nil {
 		return err
 	}

@@ -12,19 +12,28 @@ import (
 )
 
 // LoginShell is the command that a login without a command of its own runs: the user's shell with a dash before its
-// name, which makes it read the profile. Where the profile sets PATH anew, as Debian's does, u.PathFile gives it back.
+// name, which makes it read the profile.
 func (u *User) LoginShell(env []string) Command {
-	name := filepath.Base(u.Shell)
-	if u.PathFile != "" {
-		source := ". " + Quote(u.PathFile)
-		switch {
-		case name == "bash" && Value(env, "PROMPT_COMMAND") == "":
-			env = Merge(env, []string{"PROMPT_COMMAND=" + source}) // the file takes it away again
-		case (name == "sh" || name == "dash" || name == "ash") && Value(env, "ENV") == "":
-			env = Merge(env, []string{"ENV=" + u.PathFile})
-		}
+	return Command{Path: u.Shell, Args: []string{"-" + filepath.Base(u.Shell)}, Env: env, User: u}
+}
+
+// environment returns the command's environment. A login shell whose profile sets PATH anew, as Debian's does, is told
+// of the file that gives it back.
+func (c Command) environment() []string {
+	env := c.Env
+	if env == nil {
+		env = []string{} // nil would be this process's own
 	}
-	return Command{Path: u.Shell, Args: []string{"-" + name}, Env: env, User: u}
+	if len(c.Args) == 0 || !strings.HasPrefix(c.Args[0], "-") || c.User.PathFile == "" {
+		return env
+	}
+	switch name := c.Args[0][1:]; {
+	case name == "bash" && Value(env, "PROMPT_COMMAND") == "":
+		return Merge(env, []string{"PROMPT_COMMAND=. " + Quote(c.User.PathFile)}) // the file takes it away again
+	case (name == "sh" || name == "dash" || name == "ash") && Value(env, "ENV") == "":
+		return Merge(env, []string{"ENV=" + c.User.PathFile})
+	}
+	return env
 }
 
 // PathScript is the text of a PathFile for the given file name: it puts directories of path that are missing from

@@ -104,7 +104,7 @@ func (a Accounts) Current() (*User, error) {
 		}
 	}
 	// A home that the one who started the agent chose (a bound directory, say) goes before the database's.
-	if home := os.Getenv("HOME"); uid != 0 && isDir(home) {
+	if home := os.Getenv("HOME"); home != "/" && isDir(home) {
 		u.Home = home
 	}
 	return u, nil

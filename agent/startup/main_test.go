@@ -139,7 +139,7 @@ func (p *place) begin() {
 	p.told = &told{ready: make(chan struct{}, 8)}
 	c := Config{
 		Dir: p.dir, CoderDir: p.coder, Socket: "/run/sock", Outbox: p.told, HTTP: http.DefaultClient, Accounts: p.accounts,
-		Base:   []string{"PATH=/usr/local/bin:/usr/bin:/bin", "BERTH_AGENT_TOKEN=hidden", "FROM_IMAGE=1"},
+		Base:   []string{"PATH=/usr/local/bin:/usr/bin:/bin", "BERTH_AGENT_TOKEN=hidden", "BERTH_PROCESS_ID=7", "FROM_IMAGE=1"},
 		Logger: slog.New(slog.NewTextHandler(p.t.Output(), nil)),
 	}
 	if p.change != nil {

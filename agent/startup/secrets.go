@@ -18,9 +18,16 @@ var (
 	fileName = regexp.MustCompile(`^\.?[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$`)
 )
 
-// ours names variables of the agent itself, which no session sees.
+// ours names variables of the agent itself, which no session sees. Others that begin with BERTH_ stay: by one of them
+// the coordinator's host finds the processes of a workspace.
 func ours(name string) bool {
-	return strings.HasPrefix(name, "BERTH_") || slices.Contains([]string{"GOMEMLIMIT", "GOGC", "GODEBUG", "GOTRACEBACK"}, name)
+	return strings.HasPrefix(name, "BERTH_AGENT_") ||
+		slices.Contains([]string{agent.EnvCoderDir, agent.EnvRuntimeDir, agent.EnvInsecure, "GOMEMLIMIT", "GOGC", "GODEBUG", "GOTRACEBACK"}, name)
+}
+
+// settable reports whether a template or a secret may set the variable.
+func settable(name string) bool {
+	return envName.MatchString(name) && !strings.HasPrefix(name, "BERTH_") && name != "SSH_AUTH_SOCK"
 }
 
 // placeSecrets writes the manifest's secrets into the runtime directory and takes away files that it no longer has.
@@ -71,13 +78,13 @@ func (r *Runner) publish(m *agent.Manifest) {
 		if name == "PATH" { // $PATH in it stands for the PATH that there would be without it
 			value = expandPath(value, shell.Value(r.login, "PATH"))
 		}
-		if envName.MatchString(name) && !ours(name) {
+		if settable(name) {
 			template = append(template, name+"="+value)
 		}
 	}
 	slices.Sort(template)
 	for _, s := range m.Secrets {
-		if envName.MatchString(s.Env) && !ours(s.Env) {
+		if settable(s.Env) {
 			secrets = append(secrets, s.Env+"="+string(s.Value))
 		}
 	}

@@ -34,6 +34,7 @@ type Config struct {
 	CoderDir string   // /coder if empty
 	Socket   string   // of the ssh-agent
 	Base     []string // the environment that the agent was started with
+	Host     bool     // the agent is a plain process on the coordinator's host
 	HTTP     *http.Client
 	Outbox   Outbox
 	Accounts shell.Accounts
@@ -196,7 +197,7 @@ func (r *Runner) stopSteps() {
 
 // settle finds out who the user is and what a login gives them, once.
 func (r *Runner) settle(ctx context.Context, m *agent.Manifest) bool {
-	who, err := FindUser(m.Agent.User, r.Accounts)
+	who, err := FindUser(m.Agent.User, r.Host, r.Accounts)
 	if err != nil {
 		r.log.Error("cannot tell whom to run as", "error", err)
 		return false

@@ -43,7 +43,7 @@ func TestStepsInOrder(t *testing.T) {
 		p.home + "\n" + strconv.Itoa(uid) + "\n", "to stderr\n",
 		"BERTH_URL=http://127.0.0.1:1\n", "BERTH_WORKSPACE=alice/dev\n", "BERTH_TOKEN_FILE=" + p.dir + "/token\n",
 		"SSH_AUTH_SOCK=/run/sock\n", "GIT_AUTHOR_NAME=Alice Ä.\n", "GIT_COMMITTER_EMAIL=alice@example.com\n",
-		"FROM_TEMPLATE=1\n", "FROM_IMAGE=1\n", "MY_KEY=s3cret value\n", "HOME=" + p.home + "\n",
+		"FROM_TEMPLATE=1\n", "FROM_IMAGE=1\n", "BERTH_PROCESS_ID=7\n", "MY_KEY=s3cret value\n", "HOME=" + p.home + "\n",
 		"PATH=" + p.dir + "/bin:/opt/t/bin:",
 	} {
 		if !strings.Contains(log, want) {
@@ -345,6 +345,7 @@ func TestRootWithoutUser(t *testing.T) {
 		{"none", "root:x:0:0::/root:/bin/sh\n", "", "no single ordinary user"},
 		{"root by name", "root:x:0:0::/root:/bin/sh\nann:x:1000:1000::/tmp:/bin/sh\n", "root", "never run as root"},
 		{"unknown", "root:x:0:0::/root:/bin/sh\n", "ann", "whom the image does not have"},
+		{"host", "root:x:0:0::/root:/bin/sh\nann:x:1000:1000::/tmp:/bin/sh\n", "", "process of root's on the coordinator's host"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			p := newPlace(t)
@@ -355,7 +356,10 @@ func TestRootWithoutUser(t *testing.T) {
 			p.manifest.Personalize = &script
 			p.manifest.DotfilesURL = "file:///nonexistent"
 			var user *shell.User
-			p.change = func(c *Config) { c.OnUser = func(u *shell.User) { user = u } }
+			p.change = func(c *Config) {
+				c.OnUser = func(u *shell.User) { user = u }
+				c.Host = tt.name == "host"
+			}
 			p.run()
 			p.check(agent.StepSecrets, agent.OutcomeOK, "")
 			for _, step := range []string{agent.StepConfigure, agent.StepDotfiles, agent.StepPersonalize} {

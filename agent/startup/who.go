@@ -17,8 +17,9 @@ type Who struct {
 
 // FindUser decides whom everything runs as. An agent that starts as root uses the user that the template names, else
 // the image's only ordinary user with a home; where there is neither, sessions are root's and no hook runs, for what
-// a home directory says must never run with all rights. Any other agent uses its own user.
-func FindUser(name string, a shell.Accounts) (Who, error) {
+// a home directory says must never run with all rights. Any other agent uses its own user. Where the agent is a plain
+// process on the coordinator's host, the host's ordinary users are people who have nothing to do with the workspace.
+func FindUser(name string, host bool, a shell.Accounts) (Who, error) {
 	own, err := a.Current()
 	if err != nil {
 		return Who{}, fmt.Errorf("find the workspace's user: %w", err)
@@ -29,6 +30,9 @@ func FindUser(name string, a shell.Accounts) (Who, error) {
 			w.Note = fmt.Sprintf("the template asks for user %q, but the agent was not started as root: everything runs as %q", name, own.Name)
 		}
 		return w, nil
+	}
+	if host {
+		return Who{User: own, Refuse: "the workspace is a plain process of root's on the coordinator's host, and hooks never run as root"}, nil
 	}
 	w := Who{}
 	if name != "" {
