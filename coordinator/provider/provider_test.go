@@ -72,7 +72,7 @@ func newBuild(t *testing.T, main string) *build {
 	}
 	data := t.TempDir()
 	version := filepath.Join(data, "versions", "v1")
-	script := "#!/bin/sh\ntrap 'exit 0' TERM\ncp \"$BERTH_AGENT_TOKEN_FILE\" \"$HOME/token\"\ncat /coder/configure \"$BERTH_CODER_DIR/configure\" >\"$HOME/coder\" 2>/dev/null\nwhile :; do sleep 0.02; done\n"
+	script := "#!/bin/sh\ntrap 'exit 0' TERM\ncp \"$BERTH_AGENT_TOKEN_FILE\" \"$HOME/token\"\ncat /coder/configure \"$BERTH_CODER_DIR/configure\" >\"$HOME/coder\" 2>/dev/null\nsleep 1000 &\nwait\n"
 	for _, err := range []error{
 		os.MkdirAll(filepath.Join(version, "module", "coder"), 0o755),
 		os.MkdirAll(filepath.Join(data, "homes"), 0o700),
