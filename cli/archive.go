@@ -99,7 +99,7 @@ func (p *packer) add(file, name string) error {
 	if err != nil {
 		return fmt.Errorf("pack template: %w", err)
 	}
-	defer f.Close() //nolint:errcheck // only read from
+	defer f.Close() // only read from
 	info, err := f.Stat()
 	if err != nil {
 		return fmt.Errorf("pack template: %w", err)
@@ -145,7 +145,7 @@ func unpackTemplate(archive []byte, dir string) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("pull template: %w", err)
 	}
-	defer root.Close() //nolint:errcheck // nothing was written through it
+	defer func() { _ = root.Close() }() // nothing was written through it
 	files, total := 0, int64(0)
 	for r := tar.NewReader(bytes.NewReader(archive)); ; {
 		h, err := r.Next()

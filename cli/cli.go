@@ -8,6 +8,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/signal"
@@ -232,8 +233,8 @@ func codeOf(err error) int {
 
 // complain prints one line that says what is wrong, and one that says what to do.
 func (a *app) complain(e *coordinator.Error) {
-	io.WriteString(a.err, "berth: "+oneLine(e.Msg)+"\n") //nolint:errcheck // nowhere else to say it
+	fmt.Fprintf(a.err, "berth: %s\n", oneLine(e.Msg))
 	if e.Hint != "" {
-		io.WriteString(a.err, "  "+oneLine(e.Hint)+"\n") //nolint:errcheck // likewise
+		fmt.Fprintf(a.err, "  %s\n", oneLine(e.Hint))
 	}
 }

@@ -55,8 +55,8 @@ func (a *app) connect(ctx context.Context, name string, noStart bool) error {
 	if err != nil {
 		return a.refuse(err)
 	}
-	defer s.Close() //nolint:errcheck // both directions have ended
-	stop := context.AfterFunc(ctx, func() { s.Close() }) //nolint:errcheck // given up
+	defer func() { _ = s.Close() }() // both directions have ended
+	stop := context.AfterFunc(ctx, func() { _ = s.Close() })
 	defer stop()
 	if err := a.splice(s); ctx.Err() == nil {
 		return err
@@ -87,10 +87,12 @@ func (a *app) dial(ctx context.Context, name string, noStart bool) (*client.Stre
 // splice copies both ways. The client's greeting to the workspace goes ahead while the workspace's own is awaited,
 // which the client has had already.
 func (a *app) splice(s *client.Stream) error {
-	up := make(chan error, 1)
+	up := make(chan struct{})
 	go func() {
-		_, err := io.CopyBuffer(onlyWriter{s}, onlyReader{a.in}, make([]byte, copyBuffer))
-		up <- errors.Join(err, s.CloseWrite())
+		defer close(up)
+		// An error in this direction is the end of the other, which reports it.
+		_, _ = io.CopyBuffer(onlyWriter{s}, onlyReader{a.in}, make([]byte, copyBuffer))
+		_ = s.CloseWrite()
 	}()
 	if err := client.SkipGreeting(s); err != nil {
 		return a.refuse(err)
@@ -101,12 +103,12 @@ func (a *app) splice(s *client.Stream) error {
 			WithHint("connect again").WithCause(err)
 	}
 	if f, ok := a.out.(*os.File); ok {
-		f.Close() //nolint:errcheck // tells the client that nothing more comes
+		f.Close() // tells the client that nothing more comes
 	}
 	t := time.NewTimer(halfClosed)
 	defer t.Stop()
 	select {
-	case <-up: // an error in this direction is the other's end
+	case <-up:
 	case <-t.C:
 	}
 	return nil
@@ -129,7 +131,7 @@ func (a *app) refuse(err error) error {
 	go func() {
 		defer close(done)
 		// Until the client has gone: one that finds its proxy gone too early never reads why.
-		io.Copy(g, onlyReader{a.in}) //nolint:errcheck // its end is all that is awaited
+		_, _ = io.Copy(g, onlyReader{a.in})
 	}()
 	t := time.NewTimer(lastWords)
 	defer t.Stop()

@@ -38,7 +38,7 @@ needs and that --set does not give are asked for.`,
 	cmd.Flags().StringArrayVar(&sets, "set", nil, "parameter, NAME=VALUE (repeat for more)")
 	cmd.Flags().BoolVar(&in.Stopped, "stopped", false, "do not start it")
 	w.flag(cmd)
-	cmd.RegisterFlagCompletionFunc("template", a.completeTemplate) //nolint:errcheck // the flag is there
+	_ = cmd.RegisterFlagCompletionFunc("template", a.completeTemplate) // the flag is there
 	return cmd
 }
 

@@ -119,7 +119,7 @@ func agentSigner(socket string, key ssh.PublicKey) (ssh.Signer, func()) {
 	if err != nil {
 		return nil, nil
 	}
-	end := func() { conn.Close() } //nolint:errcheck // only talked to
+	end := func() { conn.Close() } // only talked to
 	signers, err := agent.NewClient(conn).Signers()
 	if err != nil {
 		end()

@@ -106,4 +106,3 @@ func (r ignoreRules) ignored(name string, dir bool) bool {
 	}
 	return r.ignored(path.Dir(name), true)
 }
-

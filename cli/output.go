@@ -54,12 +54,12 @@ func oneLine(s string) string {
 
 // printf writes to stdout. Whatever came from the server must have gone through safe or oneLine.
 func (a *app) printf(format string, args ...any) {
-	fmt.Fprintf(a.out, format, args...) //nolint:errcheck // a reader that went away is told by SIGPIPE
+	fmt.Fprintf(a.out, format, args...) // a reader that went away is told by SIGPIPE
 }
 
 // hintf writes a line to stderr.
 func (a *app) hintf(format string, args ...any) {
-	fmt.Fprintf(a.err, format+"\n", args...) //nolint:errcheck // likewise
+	fmt.Fprintf(a.err, format+"\n", args...) // likewise
 }
 
 // A format is how a listing is printed.
@@ -74,7 +74,8 @@ const (
 func outputFlag(cmd *cobra.Command, f *format) {
 	*f = formatTable
 	cmd.Flags().VarP((*formatValue)(f), "output", "o", "how to print: table or json")
-	cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp)) //nolint:errcheck // the flag is there
+	_ = cmd.RegisterFlagCompletionFunc("output", // the flag is there
+		cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp))
 }
 
 type formatValue format
@@ -140,20 +141,20 @@ func (t *table) row(cells ...string) {
 			cells[i] = "-"
 		}
 	}
-	fmt.Fprintln(t.w, strings.Join(cells, "\t")) //nolint:errcheck // flush reports
+	fmt.Fprintln(t.w, strings.Join(cells, "\t")) // flush reports
 }
 
-func (t *table) print() { t.w.Flush() } //nolint:errcheck // a reader that went away is told by SIGPIPE
+func (t *table) print() { _ = t.w.Flush() } // a reader that went away is told by SIGPIPE
 
 // fields prints names and values, aligned; a value that is empty is left out.
 func (a *app) fields(pairs ...string) {
 	w := tabwriter.NewWriter(a.out, 0, 8, 2, ' ', 0)
 	for i := 0; i+1 < len(pairs); i += 2 {
 		if v := oneLine(pairs[i+1]); v != "" {
-			fmt.Fprintf(w, "%s\t%s\n", pairs[i], v) //nolint:errcheck // flush reports
+			fmt.Fprintf(w, "%s\t%s\n", pairs[i], v) // flush reports
 		}
 	}
-	w.Flush() //nolint:errcheck // a reader that went away is told by SIGPIPE
+	_ = w.Flush() // a reader that went away is told by SIGPIPE
 }
 
 // ago is a time relative to now, as people say it.

@@ -80,7 +80,7 @@ func (p *progress) draw() {
 	line := p.prefix + oneLine(at.String())
 	if p.live {
 		if line = p.fit(line); line != p.shown {
-			fmt.Fprintf(p.w, "\r%s\x1b[K", line) //nolint:errcheck // a picture, no result
+			fmt.Fprintf(p.w, "\r%s\x1b[K", line) // a picture, no result
 			p.shown = line
 		}
 		return
@@ -91,7 +91,7 @@ func (p *progress) draw() {
 		return
 	}
 	p.shown, p.wrote = what, now
-	fmt.Fprintln(p.w, line) //nolint:errcheck // likewise
+	fmt.Fprintln(p.w, line) // likewise
 }
 
 // building reports whether a stage is one of a build, which is never over in no time.
@@ -117,7 +117,7 @@ func (p *progress) say(format string, args ...any) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.clear()
-	fmt.Fprintf(p.w, format+"\n", args...) //nolint:errcheck // likewise
+	fmt.Fprintf(p.w, format+"\n", args...) // likewise
 	if p.live {
 		p.shown = ""
 		p.draw()
@@ -127,7 +127,7 @@ func (p *progress) say(format string, args ...any) {
 // clear takes the line away. Called with mu held.
 func (p *progress) clear() {
 	if p.live && p.shown != "" {
-		fmt.Fprint(p.w, "\r\x1b[K") //nolint:errcheck // likewise
+		fmt.Fprint(p.w, "\r\x1b[K") // likewise
 	}
 }
 

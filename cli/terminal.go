@@ -33,7 +33,7 @@ func (a *app) interactive() bool {
 
 // ask prints a question and reads a line.
 func (a *app) ask(ctx context.Context, question string) (string, error) {
-	fmt.Fprint(a.err, question) //nolint:errcheck // nowhere else to ask
+	fmt.Fprint(a.err, question) // nowhere else to ask
 	return a.readLine(ctx)
 }
 
@@ -59,7 +59,7 @@ func (a *app) askHidden(ctx context.Context, question string) (coordinator.Secre
 		line, err := a.readLine(ctx)
 		return coordinator.Secret(line), err
 	}
-	fmt.Fprint(a.err, question) //nolint:errcheck // nowhere else to ask
+	fmt.Fprint(a.err, question) // nowhere else to ask
 	state, err := term.GetState(n)
 	if err != nil {
 		return "", fmt.Errorf("read the terminal's state: %w", err)
@@ -72,9 +72,9 @@ func (a *app) askHidden(ctx context.Context, question string) (coordinator.Secre
 		return string(b), err
 	})
 	if ctx.Err() != nil {
-		term.Restore(n, state) //nolint:errcheck // the command ends
+		_ = term.Restore(n, state) // the command ends
 	}
-	fmt.Fprintln(a.err) //nolint:errcheck // the line break that was not echoed
+	fmt.Fprintln(a.err) // the line break that was not echoed
 	return coordinator.Secret(line), err
 }
 
@@ -106,7 +106,7 @@ func (a *app) confirm(ctx context.Context, yes bool, what, name string) error {
 		return err
 	}
 	if _, terminal := fd(a.in); !terminal {
-		fmt.Fprintln(a.err) //nolint:errcheck // ends the question's line
+		fmt.Fprintln(a.err) // ends the question's line
 	}
 	if strings.TrimSpace(typed) != name {
 		return usage("nothing was deleted: the name was not typed").WithHint("type " + name + ", or give --yes")

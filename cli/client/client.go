@@ -203,7 +203,7 @@ func (c *Client) roundTrip(req *http.Request, out any) error {
 	if err != nil {
 		return err
 	}
-	defer resp.Body.Close() //nolint:errcheck // only read from
+	defer resp.Body.Close() // only read from
 	b, err := io.ReadAll(io.LimitReader(resp.Body, maxBody+1))
 	if err != nil {
 		return c.unreachable(err)
@@ -232,7 +232,7 @@ func (c *Client) send(req *http.Request) (*http.Response, error) {
 	if resp.StatusCode/100 == 2 || resp.StatusCode == http.StatusSwitchingProtocols {
 		return resp, nil
 	}
-	defer resp.Body.Close() //nolint:errcheck // only read from
+	defer resp.Body.Close() // only read from
 	return nil, c.problem(resp)
 }
 

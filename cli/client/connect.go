@@ -76,19 +76,19 @@ func (c *Client) connect(ctx context.Context, o Connect) (s *Stream, waited bool
 	}
 	body, ok := resp.Body.(halfCloser)
 	if resp.StatusCode != http.StatusSwitchingProtocols || resp.Header.Get("Upgrade") != agent.StreamUpgrade || !ok || s.conn == nil {
-		resp.Body.Close() //nolint:errcheck // given up
+		resp.Body.Close() // given up
 		return nil, false, coordinator.Errorf(coordinator.CodeUnavailable, "%s does not open a stream: it answers %s", c.base, coordinator.Clip(resp.Status, 80)).
 			WithHint("a proxy on the way may not let upgraded connections through")
 	}
 	s.body, s.buf = body, bufio.NewReaderSize(body, rest.MaxStreamEvent)
 	// The request's context no longer reaches the connection once it is upgraded.
-	stop := context.AfterFunc(ctx, func() { body.Close() }) //nolint:errcheck // given up
+	stop := context.AfterFunc(ctx, func() { body.Close() }) // given up
 	waited, err = c.await(s.buf, o.Progress)
 	if !stop() {
 		err = ctx.Err()
 	}
 	if err != nil {
-		body.Close() //nolint:errcheck // given up
+		body.Close() // given up
 		return nil, waited, err
 	}
 	return s, false, nil

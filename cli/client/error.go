@@ -21,7 +21,7 @@ const (
 
 // problem turns an answer that is no success into an Error.
 func (c *Client) problem(resp *http.Response) error {
-	b, _ := io.ReadAll(io.LimitReader(resp.Body, maxProblem)) //nolint:errcheck // what came is judged below
+	b, _ := io.ReadAll(io.LimitReader(resp.Body, maxProblem)) // what came is judged below
 	var p rest.Problem
 	if json.Unmarshal(b, &p) == nil && p.Detail != "" {
 		return c.fromProblem(p, resp.StatusCode)

@@ -63,6 +63,6 @@ func Disconnect(text string) []byte {
 	packet := binary.BigEndian.AppendUint32(nil, uint32(1+len(payload)+padding))
 	packet = append(append(packet, byte(padding)), payload...)
 	pad := make([]byte, padding)
-	rand.Read(pad) //nolint:errcheck // never fails
+	rand.Read(pad) // never fails
 	return append(packet, pad...)
 }

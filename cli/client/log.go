@@ -94,7 +94,7 @@ func (l Log) read(ctx context.Context, follow bool, p *position, each func(coord
 	if err != nil {
 		return err
 	}
-	defer resp.Body.Close() //nolint:errcheck // only read from
+	defer resp.Body.Close() // only read from
 	lines := agent.NewMessageReader(resp.Body, maxLogEvent)
 	for {
 		var e rest.LogEvent

@@ -87,7 +87,7 @@ func (c *Client) Archive(ctx context.Context, template string, number int) ([]by
 	if err != nil {
 		return nil, err
 	}
-	defer resp.Body.Close() //nolint:errcheck // only read from
+	defer resp.Body.Close() // only read from
 	b, err := io.ReadAll(io.LimitReader(resp.Body, coordinator.MaxArchive+1))
 	if err != nil {
 		return nil, c.unreachable(err)

@@ -155,7 +155,7 @@ func WriteFile(path string, data []byte, mode fs.FileMode) (err error) {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(f.Name()) //nolint:errcheck // renamed by then, if all went well
+	defer func() { _ = os.Remove(f.Name()) }() // renamed by then, if all went well
 	if err := fill(f, data, mode, path); err != nil {
 		return errors.Join(err, f.Close())
 	}

@@ -11,6 +11,6 @@ import (
 // keepOwner gives f the owner that the file had, where that is allowed: root may edit another user's file.
 func keepOwner(f *os.File, was fs.FileInfo) {
 	if st, ok := was.Sys().(*syscall.Stat_t); ok && os.Geteuid() == 0 {
-		f.Chown(int(st.Uid), int(st.Gid)) //nolint:errcheck // the file is right otherwise
+		_ = f.Chown(int(st.Uid), int(st.Gid)) // the file is right otherwise
 	}
 }
