@@ -21,9 +21,6 @@ import (
 	"berth/coordinator"
 )
 
-// Version is this berth's version. The linker sets it.
-var Version = "dev"
-
 // Exit codes beside those of coordinator.Code.
 const (
 	exitOK        = 0

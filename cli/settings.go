@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"berth/agent"
 	"berth/cli/client"
 	"berth/cli/sshconfig"
 	"berth/coordinator"
@@ -206,7 +207,7 @@ func (a *app) client() (*client.Client, server, error) {
 }
 
 func (a *app) open(url string, token coordinator.Secret, insecure bool) (*client.Client, error) {
-	return client.Open(url, client.Config{Token: token, InsecureHTTP: insecure, UserAgent: "berth/" + Version})
+	return client.Open(url, client.Config{Token: token, InsecureHTTP: insecure, UserAgent: "berth/" + agent.Version})
 }
 
 // target reads the name of a workspace as it was typed. Only a host name needs the installation's suffix.

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"berth/agent"
 	"berth/coordinator"
 )
 
@@ -26,7 +27,7 @@ func (a *app) versionCommand() *cobra.Command {
 				Go      string `json:"go"`
 				OS      string `json:"os"`
 				Arch    string `json:"arch"`
-			}{Version, runtime.Version(), runtime.GOOS, runtime.GOARCH}
+			}{agent.Version, runtime.Version(), runtime.GOOS, runtime.GOARCH}
 			return a.show(f, v, func() { a.printf("berth %s (%s, %s/%s)\n", v.Version, v.Go, v.OS, v.Arch) })
 		},
 	}
