@@ -199,54 +199,43 @@ func quiet() *yamux.Config {
 
 // TestGuardResets ends a stream whose agent goes on sending, on both sides and without a trace.
 func TestGuardResets(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		a, b := net.Pipe()
-		g := newGuard(a, nil, time.Minute)
-		server, err := yamux.Server(g, quiet())
-		if err != nil {
-			t.Fatal(err)
+	a, b := net.Pipe()
+	g := newGuard(a, nil, time.Minute)
+	server, err := yamux.Server(g, quiet())
+	ok(t, err)
+	defer server.Close()
+	client, err := yamux.Client(b, quiet())
+	ok(t, err)
+	defer client.Close()
+	ended := make(chan error, 1)
+	go func() {
+		s, err := client.Accept()
+		for err == nil {
+			_, err = s.Write(make([]byte, 1000)) // for ever, and never closes
 		}
-		defer server.Close()
-		client, err := yamux.Client(b, quiet())
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer client.Close()
-		ended := make(chan error, 1)
-		go func() {
-			s, err := client.Accept()
-			for err == nil {
-				_, err = s.Write(make([]byte, 1000)) // for ever, and never closes
-			}
-			ended <- err
-		}()
-		l := &link{guard: g, streams: make(map[*stream]struct{})}
-		y, err := server.OpenStream()
-		if err != nil {
-			t.Fatal(err)
-		}
-		s := &stream{Stream: y, link: l}
-		if _, err := io.ReadFull(s, make([]byte, 5000)); err != nil {
-			t.Fatal(err)
-		}
-		reading := make(chan error, 1)
-		go func() {
-			_, err := io.Copy(io.Discard, s)
-			reading <- err
-		}()
-		s.Close()
-		if err := <-reading; !errors.Is(err, net.ErrClosed) {
-			t.Errorf("a closed stream reads as %v", err)
-		}
-		if err := <-ended; !errors.Is(err, yamux.ErrConnectionReset) {
-			t.Errorf("the agent's write ended with %v", err)
-		}
-		// Ours is told with the next frame that comes.
-		go client.Ping()
-		synctest.Wait()
-		if n := server.NumStreams() + client.NumStreams() + len(g.streams); n != 0 {
-			t.Errorf("%d traces of the stream are left", n)
-		}
+		ended <- err
+	}()
+	l := &link{hub: &Hub{limits: limits{grace: 50 * time.Millisecond}}, guard: g, streams: make(map[*stream]struct{})}
+	y, err := server.OpenStream()
+	ok(t, err)
+	s := &stream{Stream: y, link: l}
+	ok(t, readFull(s, make([]byte, 5000)))
+	reading := make(chan error, 1)
+	go func() {
+		_, err := io.Copy(io.Discard, s)
+		reading <- err
+	}()
+	ok(t, s.Close())
+	if err := <-reading; !errors.Is(err, net.ErrClosed) {
+		t.Errorf("a closed stream reads as %v", err)
+	}
+	if err := <-ended; !errors.Is(err, yamux.ErrConnectionReset) {
+		t.Errorf("the agent's write ended with %v", err)
+	}
+	eventually(t, "no trace is left", func() bool {
+		client.Ping() // ours is told with the next frame that comes
+		_, open := g.standing(y.StreamID())
+		return server.NumStreams()+client.NumStreams() == 0 && !open
 	})
 }
 

@@ -394,7 +394,7 @@ func (h *Hub) upgrade(w http.ResponseWriter, r *http.Request, who claim, rec coo
 
 // serve runs a link. It looks once more whether the workspace may run, now that a Drop would find the link.
 func (h *Hub) serve(l *link, rec coordinator.WorkspaceAgent) {
-	l.deadman = time.AfterFunc(agent.HeartbeatTimeout, func() { l.end("no heartbeat") })
+	l.deadman = time.AfterFunc(h.limits.heartbeat, func() { l.end("no heartbeat") })
 	old, ok := h.enter(l, rec)
 	for _, o := range old {
 		o.end("another instance or link has replaced it")

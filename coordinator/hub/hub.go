@@ -68,6 +68,7 @@ type Hub struct {
 	log       *slog.Logger
 	now       func() time.Time
 	boot      time.Time
+	limits    limits
 	nonces    *nonces
 	slots     chan struct{} // handshakes at once
 	holds     chan struct{} // held handshakes at once
@@ -97,10 +98,20 @@ const (
 	maxFenced     = 32 // instances remembered as replaced
 )
 
+// limits are the times that a link gives its agent.
+type limits struct {
+	heartbeat time.Duration // without a message
+	open      time.Duration // to take up a stream
+	grace     time.Duration // to end its direction of a stream that we have closed
+}
+
+var defaultLimits = limits{heartbeat: agent.HeartbeatTimeout, open: 30 * time.Second, grace: 10 * time.Second}
+
 // New returns a Hub without links.
 func New(c Config) *Hub {
 	h := &Hub{
 		store: c.Store, manifests: c.Manifests, events: c.Events, log: c.Logger, now: c.Now, boot: c.Boot,
+		limits: defaultLimits,
 		nonces: newNonces(rand.Reader),
 		slots:  make(chan struct{}, maxHandshakes),
 		holds:  make(chan struct{}, maxHolds),

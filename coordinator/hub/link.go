@@ -19,7 +19,6 @@ import (
 const (
 	writeTimeout  = 75 * time.Second // of one write to a link
 	userTimeout   = 30 * time.Second // the kernel's, for what is not acknowledged
-	openTimeout   = 30 * time.Second // for the agent to take up a stream
 	headerTimeout = 10 * time.Second // for the header of a stream that the agent opened
 	window        = 4 << 20          // receive window of one stream: 80 MB/s at 50 ms
 	maxMessages   = 1000             // control messages a second; what is more has to wait
@@ -70,7 +69,7 @@ func newLink(h *Hub, c net.Conn, rest []byte, who claim) (*link, error) {
 		KeepAliveInterval:      time.Hour,
 		ConnectionWriteTimeout: writeTimeout,
 		MaxStreamWindowSize:    window,
-		StreamOpenTimeout:      openTimeout,
+		StreamOpenTimeout:      h.limits.open,
 		StreamCloseTimeout:     0, // it would cut off a side that still reads; stream.Close does it better
 		Logger:                 yamuxLog{l.log},
 	})
@@ -140,7 +139,7 @@ func (l *link) end(why string) {
 }
 
 // alive puts off the link's end for want of heartbeats.
-func (l *link) alive() { l.deadman.Reset(agent.HeartbeatTimeout) }
+func (l *link) alive() { l.deadman.Reset(l.hub.limits.heartbeat) }
 
 // accept serves one stream that the agent opened.
 func (l *link) accept(ctx context.Context, s *stream) {
@@ -376,7 +375,7 @@ func (l *link) ping(ctx context.Context) (time.Duration, error) {
 
 // cutLater ends a stream for good unless the agent has ended its direction within the grace.
 func (l *link) cutLater(id uint32) {
-	time.AfterFunc(closeGrace, func() { l.guard.reset(id) })
+	time.AfterFunc(l.hub.limits.grace, func() { l.guard.reset(id) })
 }
 
 func (l *link) keep(s *stream) {

@@ -9,7 +9,6 @@ import (
 	"net"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/hashicorp/yamux"
@@ -319,59 +318,57 @@ func (lenient) Agents(context.Context, coordinator.WorkspaceID) ([]coordinator.W
 }
 func (lenient) UpdateAgent(context.Context, coordinator.WorkspaceAgent) error { return nil }
 
+// In these no bubble of testing/synctest: yamux keeps timers in a pool that all bubbles would share.
+
 func TestHeartbeats(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		h := New(Config{Store: lenient{}, Events: events.New()})
-		defer h.Close()
-		_, client := pipe(t, h)
-		defer client.Close()
-		control, err := client.Open()
+	h := New(Config{Store: lenient{}, Events: events.New()})
+	defer h.Close()
+	h.limits.heartbeat = 2 * time.Second
+	_, client := pipe(t, h)
+	defer client.Close()
+	control, err := client.Open()
+	ok(t, err)
+	ok(t, agent.WriteLine(control, agent.StreamHeader{Kind: agent.KindControl}, agent.MaxStreamHeader))
+	tick := time.NewTicker(150 * time.Millisecond)
+	defer tick.Stop()
+	for range 20 {
+		<-tick.C
+		ok(t, agent.WriteLine(control, agent.Message{Type: agent.TypeHeartbeat}, agent.MaxControlMessage))
+	}
+	last := time.Now()
+	<-client.CloseChan()
+	if took := time.Since(last); took < 1500*time.Millisecond {
+		t.Errorf("the link ended %v after the last heartbeat", took)
+	}
+}
+
+// TestUnansweredOpens: an agent that takes up nothing gets no more than so many streams, and its link is given up.
+func TestUnansweredOpens(t *testing.T) {
+	h := New(Config{Store: lenient{}, Events: events.New()})
+	defer h.Close()
+	h.limits.open = 3 * time.Second
+	l, client := pipe(t, h)
+	defer client.Close()
+	for range maxUnacked {
+		s, err := l.open(t.Context(), agent.StreamHeader{Kind: agent.KindSSH})
 		ok(t, err)
-		ok(t, agent.WriteLine(control, agent.StreamHeader{Kind: agent.KindControl}, agent.MaxStreamHeader))
-		begun := time.Now()
-		for range 20 {
-			time.Sleep(agent.HeartbeatInterval)
-			ok(t, agent.WriteLine(control, agent.Message{Type: agent.TypeHeartbeat}, agent.MaxControlMessage))
-		}
-		last := time.Now()
-		<-client.CloseChan()
-		if took := time.Since(last); took != agent.HeartbeatTimeout {
-			t.Errorf("the link ended %v after the last heartbeat", took)
-		}
-		if time.Since(begun) < 5*time.Minute {
-			t.Error("heartbeats do not keep a link")
-		}
-	})
+		defer s.Close()
+	}
+	if _, err := l.open(t.Context(), agent.StreamHeader{Kind: agent.KindSSH}); coordinator.CodeOf(err) != coordinator.CodeUnavailable {
+		t.Errorf("one more than may wait: %v", err)
+	}
+	<-client.CloseChan()
 }
 
-// TestOpenEndsWithItsContext: an agent that takes up nothing does not hold whoever waits, and its link is given up.
+// TestOpenEndsWithItsContext: whoever waits for an agent's answer is let go when they want.
 func TestOpenEndsWithItsContext(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		h := New(Config{Store: lenient{}, Events: events.New()})
-		defer h.Close()
-		l, client := pipe(t, h)
-		defer client.Close()
-		synctest.Wait()
-		go io.Copy(io.Discard, neverAccepts{client})
-		for range maxUnacked {
-			s, err := l.open(t.Context(), agent.StreamHeader{Kind: agent.KindSSH})
-			ok(t, err)
-			defer s.Close()
-		}
-		if _, err := l.open(t.Context(), agent.StreamHeader{Kind: agent.KindSSH}); coordinator.CodeOf(err) != coordinator.CodeUnavailable {
-			t.Errorf("one more than may wait: %v", err)
-		}
-		begun := time.Now()
-		<-client.CloseChan()
-		if took := time.Since(begun); took > openTimeout {
-			t.Errorf("given up after %v", took)
-		}
-	})
-}
-
-type neverAccepts struct{ s *yamux.Session }
-
-func (n neverAccepts) Read([]byte) (int, error) {
-	<-n.s.CloseChan()
-	return 0, io.EOF
+	h := New(Config{Store: lenient{}, Events: events.New()})
+	defer h.Close()
+	l, client := pipe(t, h)
+	defer client.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	time.AfterFunc(50*time.Millisecond, cancel)
+	if _, err := l.open(ctx, agent.StreamHeader{Kind: agent.KindDial}); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
 }

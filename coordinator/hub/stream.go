@@ -19,8 +19,7 @@ import (
 
 const (
 	maxWrite     = 16<<10 - headerSize // yamux times a whole write, so a slow link gets small ones; one TLS record each
-	closeGrace   = 10 * time.Second
-	replyTimeout = 30 * time.Second // of an agent that dials
+	replyTimeout = 30 * time.Second    // of an agent that dials
 )
 
 // A stream is a stream of a link as a net.Conn with CloseWrite. It tells a lost link from an end, and a refusal of
