@@ -38,6 +38,7 @@ func (w *world) dial(query string) *dialed {
 	r := bufio.NewReader(c)
 	resp, err := http.ReadResponse(r, req)
 	w.check(err)
+	w.check(resp.Body.Close()) // it has none
 	if resp.StatusCode != http.StatusSwitchingProtocols || resp.Header.Get("Upgrade") != agent.StreamUpgrade {
 		w.t.Fatalf("got %s %v", resp.Status, resp.Header)
 	}

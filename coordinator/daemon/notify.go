@@ -18,6 +18,6 @@ func notify(state string) {
 	if err != nil {
 		return
 	}
-	defer c.Close()               //nolint:errcheck // best effort
 	_, _ = c.Write([]byte(state)) // systemd's own timeout is the remedy
+	_ = c.Close()
 }

@@ -338,7 +338,7 @@ func TestSetupToken(t *testing.T) {
 	if b, err := os.ReadFile(file); err != nil || strings.TrimSpace(string(b)) != token {
 		t.Errorf("after a restart: %q, %v", b, err)
 	}
-	post := func(body any) *http.Response {
+	post := func(body any) string {
 		t.Helper()
 		enc, err := json.Marshal(body)
 		if err != nil {
@@ -348,17 +348,19 @@ func TestSetupToken(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		resp.Body.Close()
-		return resp
+		if err := resp.Body.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return resp.Status
 	}
-	if resp := post(rest.Setup{Token: token, Name: "olga"}); resp.StatusCode != http.StatusCreated {
-		t.Fatalf("setup: %s", resp.Status)
+	if got := post(rest.Setup{Token: token, Name: "olga"}); got != "201 Created" {
+		t.Fatalf("setup: %s", got)
 	}
 	if _, err := os.Stat(file); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the used token's file: %v", err)
 	}
-	if resp := post(rest.Setup{Token: token, Name: "eve"}); resp.StatusCode != http.StatusConflict {
-		t.Errorf("the token works twice: %s", resp.Status)
+	if got := post(rest.Setup{Token: token, Name: "eve"}); got != "409 Conflict" {
+		t.Errorf("the token works twice: %s", got)
 	}
 	i.stop()
 

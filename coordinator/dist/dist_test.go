@@ -31,8 +31,10 @@ func carry(t *testing.T, files map[string]string) *Set {
 	for what, content := range files {
 		part := strings.Split(what, "/")
 		sum := sha256.Sum256([]byte(content))
-		f := File{Name: part[2], OS: part[0], Arch: part[1], SHA256: hex.EncodeToString(sum[:]), Size: int64(len(content)),
-			Gzip: strings.ReplaceAll(what, "/", "-") + ".gz"}
+		f := File{
+			Name: part[2], OS: part[0], Arch: part[1], SHA256: hex.EncodeToString(sum[:]), Size: int64(len(content)),
+			Gzip: strings.ReplaceAll(what, "/", "-") + ".gz",
+		}
 		var z bytes.Buffer
 		w := gzip.NewWriter(&z)
 		_, _ = io.WriteString(w, content)

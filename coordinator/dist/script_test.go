@@ -96,23 +96,30 @@ func TestScriptShells(t *testing.T) {
 	srv := httptest.NewServer(serve(s, t.TempDir()))
 	t.Cleanup(srv.Close)
 	text := script(t, s, Script{URL: srv.URL + "/"})
-	for _, shell := range [][]string{{"dash"}, {"busybox", "sh"}, {"bash", "--posix"}, {"bash"}} {
-		for _, tools := range [][]string{
-			{"curl", "sha256sum"}, {"wget", "openssl"}, {"wget=busybox", "sha256sum=busybox"}, {"busybox"}, {"curl", "shasum", "perl"},
-		} {
-			t.Run(strings.Join(shell, " ")+" with "+strings.Join(tools, " "), func(t *testing.T) {
-				t.Parallel()
-				r := run{shell: shell, path: image(t, tools...), env: []string{
-					"BERTH_AGENT_TOKEN=ba1_secret", "BERTH_RUNTIME_DIR=" + filepath.Join(t.TempDir(), "rt"),
-				}}
-				for range 2 { // the second time it finds the agent in its place
-					out, errs, err := r.do(t, text)
-					if want := "agent url=" + srv.URL + " token=ba1_secret ca= args=0\n"; err != nil || out != want {
-						t.Fatalf("got %q, %v; stderr: %s", out, err, errs)
-					}
+	curl, busybox := []string{"curl", "sha256sum"}, []string{"busybox"}
+	for _, tt := range []struct{ shell, tools []string }{
+		{[]string{"dash"}, curl},
+		{[]string{"dash"}, []string{"wget", "openssl"}},
+		{[]string{"dash"}, []string{"wget=busybox", "sha256sum=busybox"}},
+		{[]string{"dash"}, []string{"curl", "shasum", "perl"}},
+		{[]string{"busybox", "sh"}, busybox},
+		{[]string{"busybox", "sh"}, curl},
+		{[]string{"bash", "--posix"}, busybox},
+		{[]string{"bash"}, curl},
+	} {
+		shell, tools := tt.shell, tt.tools
+		t.Run(strings.Join(shell, " ")+" with "+strings.Join(tools, " "), func(t *testing.T) {
+			t.Parallel()
+			r := run{shell: shell, path: image(t, tools...), env: []string{
+				"BERTH_AGENT_TOKEN=ba1_secret", "BERTH_RUNTIME_DIR=" + filepath.Join(t.TempDir(), "rt"),
+			}}
+			for range 2 { // the second time it finds the agent in its place
+				out, errs, err := r.do(t, text)
+				if want := "agent url=" + srv.URL + " token=ba1_secret ca= args=0\n"; err != nil || out != want {
+					t.Fatalf("got %q, %v; stderr: %s", out, err, errs)
 				}
-			})
-		}
+			}
+		})
 	}
 }
 
