@@ -17,8 +17,6 @@ import (
 )
 
 const (
-	// lateInput is how long a command whose client has gone may take to read what the client sent before.
-	lateInput = 10 * time.Second
 	// terminalIdle is how long a terminal, whose first process has ended, has to be silent to count as drained: a
 	// process in the background may hold it for ever.
 	terminalIdle = 100 * time.Millisecond
@@ -29,9 +27,10 @@ const (
 // A running is a session's process.
 type running struct {
 	*shell.Process
-	master *os.File // the terminal, readable with deadlines; nil without one
-	exited chan struct{}
-	exit   shell.Exit // valid once exited is closed
+	master   *os.File        // the terminal, readable with deadlines; nil without one
+	children *sync.WaitGroup // of the server
+	exited   chan struct{}
+	exit     shell.Exit // valid once exited is closed
 }
 
 // start starts what the client asked for.
@@ -76,7 +75,7 @@ func (s *session) start(what start) (*running, error) {
 
 // watch awaits the process's end, for as long as that takes.
 func (s *Server) watch(p *shell.Process) (*running, error) {
-	r := &running{Process: p, exited: make(chan struct{})}
+	r := &running{Process: p, children: &s.children, exited: make(chan struct{})}
 	var err error
 	if p.PTY != nil {
 		r.master, err = pollable(p.PTY)
@@ -137,15 +136,14 @@ func (r *running) joinPipes(ctx context.Context, ch ssh.Channel, openSSH bool) s
 	var output sync.WaitGroup
 	output.Go(func() { copyOutput(ch, r.Stdout) })
 	output.Go(func() { copyOutput(ch.Stderr(), r.Stderr) })
-	input := make(chan struct{})
-	go func() {
-		defer close(input)
+	// Like the process, its input may outlive the client: what was sent is read as slowly as it is read.
+	r.children.Go(func() {
 		defer r.Stdin.Close()
 		if _, err := io.Copy(r.Stdin, ch); err != nil && openSSH && ctx.Err() == nil {
 			// The command reads no more: OpenSSH's client then stops reading its own stdin.
 			_, _ = ch.SendRequest("eow@openssh.com", false, nil)
 		}
-	}()
+	})
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -163,12 +161,6 @@ func (r *running) joinPipes(ctx context.Context, ch ssh.Channel, openSSH bool) s
 	r.Stdout.Close()
 	r.Stderr.Close()
 	output.Wait()
-	select {
-	case <-input:
-	case <-r.exited:
-	case <-time.After(lateInput):
-	}
-	r.Stdin.Close()
 	return shell.Exit{Code: 255} // nobody is there to read it
 }
 

@@ -3,13 +3,14 @@ package sshd
 import (
 	"io"
 	"net"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/ssh"
 )
 
-// lingerLimit is how long one direction of a forward may go on delivering after the other has broken.
-const lingerLimit = 5 * time.Second
+// stallLimit is how long one direction of a forward may deliver nothing after the other has broken.
+const stallLimit = 5 * time.Second
 
 // A halfCloser is a connection whose sending side can be closed by itself.
 type halfCloser interface {
@@ -25,13 +26,15 @@ func splice(ch ssh.Channel, reqs <-chan *ssh.Request, nc halfCloser) {
 		defer close(gone)
 		ssh.DiscardRequests(reqs)
 	}()
+	var moved atomic.Int64
 	in, out := make(chan error, 1), make(chan error, 1)
-	go func() { in <- pass(nc, ch) }()
-	go func() { out <- pass(ch, nc) }()
+	go func() { in <- pass(nc, ch, &moved) }()
+	go func() { out <- pass(ch, nc, &moved) }()
 	defer ch.Close()
 	defer nc.Close()
 
-	var broken <-chan time.Time
+	var stall <-chan time.Time // set once one direction has broken, or the client has gone
+	last := int64(-1)
 	for in != nil || out != nil {
 		var err error
 		select {
@@ -41,25 +44,40 @@ func splice(ch ssh.Channel, reqs <-chan *ssh.Request, nc halfCloser) {
 			out = nil
 		case <-gone:
 			gone, err = nil, io.ErrClosedPipe
-		case <-broken:
+		case <-stall:
+			stall = time.After(stallLimit)
+			if now := moved.Load(); now != last {
+				last = now
+				continue
+			}
 			nc.Close() // ends both directions
 			ch.Close()
-			broken = nil
-			continue
 		}
-		if err != nil && broken == nil {
-			broken = time.After(lingerLimit)
+		if err != nil && stall == nil {
+			last, stall = moved.Load(), time.After(stallLimit)
 		}
 	}
 }
 
-// pass copies until src ends, and says so to dst.
+// pass copies until src ends, and says so to dst. It counts what dst took.
 func pass(dst interface {
 	io.Writer
 	CloseWrite() error
-}, src io.Reader) error {
-	if _, err := io.Copy(dst, src); err != nil {
+}, src io.Reader, moved *atomic.Int64) error {
+	if _, err := io.Copy(meter{dst, moved}, src); err != nil {
 		return err
 	}
 	return dst.CloseWrite()
+}
+
+// A meter counts what is written.
+type meter struct {
+	io.Writer
+	n *atomic.Int64
+}
+
+func (m meter) Write(b []byte) (int, error) {
+	n, err := m.Writer.Write(b)
+	m.n.Add(int64(n))
+	return n, err
 }

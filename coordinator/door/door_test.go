@@ -417,6 +417,49 @@ func TestHostKeyOfTheWorkspace(t *testing.T) {
 	})
 }
 
+// A client without the authority's line learns the door's host keys, each proved; the workspace's own are not passed on
+// as the door's.
+func TestHostKeysAreAnnounced(t *testing.T) {
+	w := newWorld(t)
+	known := w.write("learned", nil)
+	for range 2 {
+		if _, errOut, code := w.ssh(nil, "-o", "UserKnownHostsFile="+known, "-o", "StrictHostKeyChecking=accept-new", "-o", "UpdateHostKeys=yes",
+			"-o", "HostKeyAlgorithms=ssh-ed25519,ecdsa-sha2-nistp256", "dev@door", "sleep 0.5"); code != 0 {
+			t.Fatalf("%q, %d", errOut, code)
+		}
+	}
+	b, err := os.ReadFile(known)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want []string
+	for _, k := range w.plain {
+		want = append(want, string(ssh.MarshalAuthorizedKey(k.PublicKey())))
+	}
+	if n := strings.Count(string(b), "\n"); n != len(want) {
+		t.Errorf("%d keys learned, want %d: %s", n, len(want), b)
+	}
+	for _, k := range want {
+		if !strings.Contains(string(b), k) {
+			t.Errorf("not learned: %s", k)
+		}
+	}
+}
+
+func TestProve(t *testing.T) {
+	mine, _ := newKey(t)
+	other, _ := newKey(t)
+	ask := func(s ssh.Signer) []byte { return ssh.Marshal(struct{ K string }{string(s.PublicKey().Marshal())}) }
+	if _, ok := prove([]ssh.Signer{mine}, []byte("session"), ask(mine)); !ok {
+		t.Error("own key: no proof")
+	}
+	for name, payload := range map[string][]byte{"another's": ask(other), "twice": append(ask(mine), ask(mine)...), "malformed": {0, 0, 0, 9, 1}} {
+		if _, ok := prove([]ssh.Signer{mine}, []byte("session"), payload); ok {
+			t.Errorf("%s: proved", name)
+		}
+	}
+}
+
 func TestVersionComesAtOnce(t *testing.T) {
 	w := newWorld(t)
 	began := time.Now()

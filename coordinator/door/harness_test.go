@@ -3,7 +3,9 @@ package door
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
 	"crypto/ed25519"
+	"crypto/elliptic"
 	"crypto/rand"
 	"encoding/pem"
 	"errors"
@@ -45,9 +47,10 @@ type world struct {
 	addr       string
 	door       *Server
 	ca         *ca.CA
-	hostCA     *ca.CA     // that signs the workspace's host key
-	principals []string   // of that
-	key        ssh.Signer // alice's
+	hostCA     *ca.CA       // that signs the workspace's host key
+	principals []string     // of that
+	key        ssh.Signer   // alice's
+	plain      []ssh.Signer // the door's host keys
 	log        *lockedBuffer
 
 	buildTime time.Duration
@@ -183,10 +186,23 @@ func (w *world) serveDoor() {
 		w.t.Fatal(err)
 	}
 	w.addr = l.Addr().String()
-	_, host := hostIdentity(w.t, w.ca, "127.0.0.1")
+	id, host := hostIdentity(w.t, w.ca, "127.0.0.1")
+	ed, err := ssh.ParsePrivateKey([]byte(id.PrivateKey))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	ec, err := ssh.NewSignerFromKey(k)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.plain = []ssh.Signer{ed, ec}
 	e := entry.New(entry.Config{Store: w, Builder: w, Hub: w})
 	w.door, err = New(Config{
-		Entry: watchedEntry{e, w}, Store: w, Certs: w.ca, HostSigners: []ssh.Signer{host}, HostCAs: []string{w.ca.HostCALine()},
+		Entry: watchedEntry{e, w}, Store: w, Certs: w.ca, HostSigners: append([]ssh.Signer{host}, w.plain...), HostCAs: []string{w.ca.HostCALine()},
 		Logger: slog.New(slog.NewTextHandler(w.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	})
 	if err != nil {

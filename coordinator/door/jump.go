@@ -8,6 +8,7 @@ import (
 	"io"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -208,15 +209,16 @@ func (c *conn) jumpTo(nc ssh.NewChannel, t coordinator.Target) {
 	// The client's bytes are read during the wait as well: their end is how ^C at its terminal shows.
 	up := newUplink(cancel)
 	sent := make(chan error, 1)
-	go func() { sent <- pass(up, ch) }()
+	moved := new(atomic.Int64)
+	go func() { sent <- pass(up, ch, moved) }()
 	stream, err := c.jumpStream(ctx, t)
 	if err != nil {
 		if ctx.Err() == nil {
 			c.log.Info("ssh jump failed", "workspace", t.Workspace, "error", err)
 			up.discard()
 			_, _ = ch.Write(disconnect("berth: " + printable(strings.Join(c.explain(err), "; "))))
-			_ = ch.CloseWrite()
-			// The client hangs up when it has read that. Closing first could break the pipe that it writes to.
+			// The client hangs up when it has read that. Ending the channel first, even by half, could break the pipe
+			// into which it writes its own part of the handshake, and then it reads no more.
 			timer := time.NewTimer(farewell)
 			defer timer.Stop()
 			select {
@@ -229,7 +231,7 @@ func (c *conn) jumpTo(nc ssh.NewChannel, t coordinator.Target) {
 		return
 	}
 	up.connect(stream)
-	splice(ch, gone, sent, stream)
+	splice(ch, gone, sent, moved, stream)
 }
 
 // jumpStream uses the entry that was begun at login, or enters.

@@ -131,6 +131,7 @@ func (c *conn) serve() {
 		return
 	}
 	started := time.Now()
+	reqs = c.announceHostKeys(sc, reqs)
 	if c.mode == terminated {
 		err = c.serveTerminated(sc, chans, reqs)
 	} else {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -12,8 +13,8 @@ import (
 )
 
 const (
-	linger   = 5 * time.Second // for one direction after the other has broken
-	maxEarly = 64 << 10        // bytes that are kept of a client while its workspace starts
+	stallLimit = 5 * time.Second // for one direction to deliver nothing after the other has broken
+	maxEarly   = 64 << 10        // bytes that are kept of a client while its workspace starts
 )
 
 // A halfCloser is where one direction goes.
@@ -23,12 +24,13 @@ type halfCloser interface {
 }
 
 // splice joins a channel and a stream, with half-closes, until both directions have ended; sent is the end of the
-// one from the channel, which has begun already. It closes the stream.
-func splice(ch ssh.Channel, gone <-chan struct{}, sent <-chan error, stream *entry.Stream) {
+// one from the channel, which has begun already and counts in moved. It closes the stream.
+func splice(ch ssh.Channel, gone <-chan struct{}, sent <-chan error, moved *atomic.Int64, stream *entry.Stream) {
 	defer stream.Close()
 	received := make(chan error, 1)
-	go func() { received <- pass(ch, stream) }()
-	var broken <-chan time.Time
+	go func() { received <- pass(ch, stream, moved) }()
+	var stall <-chan time.Time // set once one direction has broken, or the client has gone
+	last := int64(-1)
 	for sent != nil || received != nil {
 		var err error
 		select {
@@ -38,25 +40,40 @@ func splice(ch ssh.Channel, gone <-chan struct{}, sent <-chan error, stream *ent
 			received = nil
 		case <-gone:
 			gone, err = nil, io.ErrClosedPipe
-		case <-broken:
+		case <-stall:
+			stall = time.After(stallLimit)
+			if now := moved.Load(); now != last {
+				last = now
+				continue
+			}
 			stream.Close() // ends both directions
 			_ = ch.Close()
-			broken = nil
-			continue
 		}
-		if err != nil && broken == nil {
-			broken = time.After(linger)
+		if err != nil && stall == nil {
+			last, stall = moved.Load(), time.After(stallLimit)
 		}
 	}
 }
 
-// pass copies until src ends, and says so to dst.
-func pass(dst halfCloser, src io.Reader) error {
+// pass copies until src ends, and says so to dst. It counts what dst took.
+func pass(dst halfCloser, src io.Reader, moved *atomic.Int64) error {
 	// Only Read and Write: a stream counts in them what passes.
-	if _, err := io.Copy(struct{ io.Writer }{dst}, struct{ io.Reader }{src}); err != nil {
+	if _, err := io.Copy(meter{dst, moved}, struct{ io.Reader }{src}); err != nil {
 		return err
 	}
 	return dst.CloseWrite()
+}
+
+// A meter counts what is written.
+type meter struct {
+	io.Writer
+	n *atomic.Int64
+}
+
+func (m meter) Write(b []byte) (int, error) {
+	n, err := m.Writer.Write(b)
+	m.n.Add(int64(n))
+	return n, err
 }
 
 var errDiscarded = errors.New("nobody takes what is written")

@@ -3,6 +3,7 @@ package sshproxy
 import (
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -23,6 +24,8 @@ type flow struct {
 	queue    *queue
 	drained  chan struct{} // closed when both streams have ended
 	gone     chan struct{} // closed when the sender has closed the channel, or is lost
+	moved    atomic.Int64  // bytes that the receiver took
+	toClient bool          // what a workspace sent last is the client's, however slowly it reads
 	note     bool          // tell the receiver, on its stderr, of a connection that is lost
 	exited   bool          // how the command ended was told; owned by forward
 }
@@ -45,13 +48,25 @@ func (f *flow) run() {
 func (f *flow) copyData() {
 	defer close(f.drained)
 	var streams sync.WaitGroup
-	streams.Go(func() { _, _ = io.Copy(f.to.Channel, onlyReader{f.from.Channel}) })
-	streams.Go(func() { _, _ = io.Copy(f.to.Stderr(), f.from.Stderr()) })
+	streams.Go(func() { _, _ = io.Copy(meter{f.to.Channel, &f.moved}, onlyReader{f.from.Channel}) })
+	streams.Go(func() { _, _ = io.Copy(meter{f.to.Stderr(), &f.moved}, f.from.Stderr()) })
 	streams.Wait()
 }
 
 // onlyReader hides what else a channel can do from io.Copy.
 type onlyReader struct{ io.Reader }
+
+// A meter counts what is written.
+type meter struct {
+	io.Writer
+	n *atomic.Int64
+}
+
+func (m meter) Write(b []byte) (int, error) {
+	n, err := m.Writer.Write(b)
+	m.n.Add(int64(n))
+	return n, err
+}
 
 // collect queues the requests, and the end of the data behind those that came before it.
 func (f *flow) collect() {
@@ -131,10 +146,17 @@ func (f *flow) tellLoss() {
 	}
 }
 
-// close closes the channel at the receiver once the sender has closed it and everything before was delivered, or
-// cannot be within a moment. That also ends what waits for the receiver's window or reply.
+// close closes the channel at the receiver once the sender has closed it and what came before was delivered. To a
+// client that takes as long as it takes: a slow reader, or a user who reads page by page, loses nothing. A workspace
+// that takes no more is told after a moment that its client has gone.
 func (f *flow) close() {
 	<-f.gone
+	if f.toClient {
+		<-f.drained
+	} else {
+		f.awaitStall()
+	}
+	// A reply that never comes does not hold the close.
 	timer := time.NewTimer(linger)
 	defer timer.Stop()
 	select {
@@ -142,4 +164,22 @@ func (f *flow) close() {
 	case <-timer.C:
 	}
 	_ = f.to.Close()
+}
+
+// awaitStall returns when everything was delivered, or the receiver has taken nothing for a moment.
+func (f *flow) awaitStall() {
+	tick := time.NewTicker(linger)
+	defer tick.Stop()
+	for last := f.moved.Load(); ; {
+		select {
+		case <-f.drained:
+			return
+		case <-tick.C:
+		}
+		now := f.moved.Load()
+		if now == last {
+			return
+		}
+		last = now
+	}
 }

@@ -16,8 +16,10 @@ import (
 )
 
 const (
-	// linger is how long a side that has closed, or is lost, may go on being delivered.
+	// linger is how long a workspace may take nothing of what its client, which has gone, sent last.
 	linger = 2 * time.Second
+	// lastWords is how long that delivery may take in all.
+	lastWords = 30 * time.Second
 	// lossDelay is how long a lost connection may take to be seen after its channels have ended.
 	lossDelay = 50 * time.Millisecond
 	// maxChannels is how many channels each side may hold open through the other.
@@ -45,6 +47,8 @@ var bound = map[string]bool{"hostkeys-00@openssh.com": true, "hostkeys-prove-00@
 type join struct {
 	work sync.WaitGroup
 
+	clientGone chan struct{} // closed when the client's connection has ended
+
 	// lost is closed when a side has ended; ending is why.
 	lost   chan struct{}
 	once   sync.Once
@@ -56,13 +60,14 @@ type join struct {
 }
 
 // Join joins client, whom we serve, to server, whose client we are, until one of them ends or ctx does. Then it
-// delivers for a moment what is on its way, closes both, and returns why it ended: nil where the client went.
+// delivers what is on its way, closes both, and returns why it ended: nil where the client went.
 func Join(ctx context.Context, client, server Side) error {
-	j := &join{lost: make(chan struct{})}
+	j := &join{lost: make(chan struct{}), clientGone: make(chan struct{})}
 	stop := context.AfterFunc(ctx, func() { j.end(context.Cause(ctx)) })
 	defer stop()
 	j.work.Go(func() {
 		_ = client.Conn.Wait() // a client may go as it likes
+		close(j.clientGone)
 		j.end(nil)
 	})
 	j.work.Go(func() { j.end(fmt.Errorf("join ssh connections: the workspace's side ended: %w", server.Conn.Wait())) })
@@ -82,10 +87,15 @@ func Join(ctx context.Context, client, server Side) error {
 	return j.ending
 }
 
-// settle closes the side that has ended and lets what came from it be delivered to the other, for a moment.
+// settle closes the side that has ended and lets what came from it be delivered to the other: to a client for as
+// long as that is there.
 func (j *join) settle(ctx context.Context, client, server Side) {
+	limit, clientGone := (<-chan time.Time)(nil), j.clientGone
 	if j.ending == nil {
 		_ = client.Conn.Close()
+		timer := time.NewTimer(lastWords)
+		defer timer.Stop()
+		limit, clientGone = timer.C, nil
 	} else {
 		_ = server.Conn.Close()
 	}
@@ -95,11 +105,10 @@ func (j *join) settle(ctx context.Context, client, server Side) {
 		close(idle)
 	}
 	j.mu.Unlock()
-	timer := time.NewTimer(2 * linger)
-	defer timer.Stop()
 	select {
 	case <-idle:
-	case <-timer.C:
+	case <-limit:
+	case <-clientGone:
 	case <-ctx.Done():
 	}
 }
@@ -200,7 +209,7 @@ func (j *join) channel(nc ssh.NewChannel, out ssh.Conn, toClient bool) {
 		a, b = b, a // a is the client's
 	}
 	up, down := j.newFlow(a, b), j.newFlow(b, a)
-	down.note = nc.ChannelType() == "session"
+	down.toClient, down.note = true, nc.ChannelType() == "session"
 	var both sync.WaitGroup
 	both.Go(up.run)
 	both.Go(down.run)

@@ -339,6 +339,39 @@ func TestBackPressure(t *testing.T) {
 	}
 }
 
+// The workspace has closed, and so has perhaps its connection: a client that reads slowly gets everything all the same.
+func TestSlowReaderLosesNothing(t *testing.T) {
+	for _, lost := range []bool{false, true} {
+		t.Run(fmt.Sprintf("connection lost %v", lost), func(t *testing.T) {
+			r := newRig(t)
+			near, far := r.open(r.client, r.server, "session", nil)
+			go ssh.DiscardRequests(near.requests)
+			go ssh.DiscardRequests(far.requests)
+			const size = 4 << 20 // in the windows on both sides of the join
+			written := make(chan error, 1)
+			go func() {
+				_, err := far.Write(make([]byte, size))
+				if err == nil {
+					err = far.Close()
+				}
+				written <- err
+			}()
+			if err := <-written; err != nil {
+				t.Fatal(err)
+			}
+			if lost {
+				r.server.Conn.Close()
+			}
+			slow := time.NewTimer(linger + linger/2)
+			defer slow.Stop()
+			<-slow.C
+			if b, err := io.ReadAll(near); len(b) != size || err != nil {
+				t.Errorf("%d of %d bytes, %v", len(b), size, err)
+			}
+		})
+	}
+}
+
 // One side closes a channel while the other neither reads nor answers: the close reaches it all the same.
 func TestCloseReachesAStuckSide(t *testing.T) {
 	r := newRig(t)
