@@ -39,7 +39,6 @@ type supervisor struct {
 func supervise(args []string, log *slog.Logger) int {
 	runtime.LockOSThread() // the child is told of the death of the thread that started it
 	debug.SetGCPercent(10)
-	debug.FreeOSMemory()
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGCHLD)
 	defer signal.Stop(signals)
@@ -63,6 +62,7 @@ func supervise(args []string, log *slog.Logger) int {
 				if s.start(); s.child == 0 {
 					timer.Reset(s.backoff())
 				}
+				release() // this process does next to nothing from here on
 			}
 		}
 		status, exited := s.reap()

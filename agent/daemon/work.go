@@ -25,7 +25,7 @@ const (
 	stopLimit   = 1500 * time.Millisecond // from the signal to the exit
 	sshWait     = 15 * time.Second        // for the first manifest, while a stream is held
 	gcPercent   = 50                      // small rather than quick: the agent is idle most of its life
-	trimPeriod  = 30 * time.Second
+	trimPeriod  = 15 * time.Second
 	downloadCap = 10 * time.Minute
 )
 
@@ -36,6 +36,7 @@ type worker struct {
 	keys    *keyring.Keyring
 	socket  string
 	started chan struct{} // closed once ssh and user are set
+	quiet   quiet
 	ssh     *sshd.Server
 	user    *shell.User
 }
@@ -96,7 +97,7 @@ func (w *worker) run(ctx context.Context, keys *net.UnixListener, c link.Config)
 			w.log.Error("startup failed", "error", err)
 		}
 	})
-	parts.Go(func() { trim(ctx) })
+	parts.Go(func() { w.quiet.trim(ctx) })
 	linked := make(chan error, 1)
 	parts.Go(func() { linked <- link.Run(ctx, c) })
 
@@ -159,6 +160,8 @@ func (w *worker) closeSSH() {
 // stream serves a stream of the coordinator's.
 func (w *worker) stream(ctx context.Context, conn net.Conn, hdr agent.StreamHeader) {
 	defer conn.Close()
+	w.quiet.enter()
+	defer w.quiet.exit()
 	timer := time.NewTimer(sshWait)
 	defer timer.Stop()
 	select {
@@ -214,18 +217,4 @@ func listenUnix(path string) (*net.UnixListener, error) {
 		return nil, errors.Join(err, l.Close(), os.Remove(tmp))
 	}
 	return l, nil
-}
-
-// trim gives memory that startup and past sessions needed back to the system.
-func trim(ctx context.Context) {
-	ticker := time.NewTicker(trimPeriod)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ticker.C:
-			debug.FreeOSMemory()
-		case <-ctx.Done():
-			return
-		}
-	}
 }
