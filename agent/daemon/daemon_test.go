@@ -267,15 +267,7 @@ func TestOrdinaryUserRunsAll(t *testing.T) {
 		t.Skip("needs root, to become somebody else")
 	}
 	b := newBed(t)
-	must(t, os.Chown(b.dir, 54321, 54321))
-	must(t, os.Chown(b.home, 54321, 54321))
-	exe, err := os.ReadFile("/proc/self/exe")
-	must(t, err)
-	must(t, os.WriteFile(b.dir+"/agent", exe, 0o755))
-	cmd := b.command(nil)
-	cmd.Path, cmd.Args = b.dir+"/agent", []string{"agent"}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 54321, Gid: 54321}}
-	b.run(cmd)
+	b.run(b.ordinary(54321))
 	l := b.next()
 	await(t, "startup", l.ready)
 	if out := b.exec(b.ssh(l), `id -u; pwd; ssh-add -l`); !strings.HasPrefix(out, "54321\n"+b.home+"\n256 ") {

@@ -246,6 +246,23 @@ func (b *bed) command(wrap []string, args ...string) *exec.Cmd {
 	return cmd
 }
 
+// ordinary is an agent of an ordinary user, which has not been started.
+func (b *bed) ordinary(uid uint32) *exec.Cmd {
+	b.t.Helper()
+	cmd := b.command(nil)
+	if os.Geteuid() != 0 {
+		return cmd
+	}
+	must(b.t, os.Chown(b.dir, int(uid), int(uid)))
+	must(b.t, os.Chown(b.home, int(uid), int(uid)))
+	exe, err := os.ReadFile("/proc/self/exe")
+	must(b.t, err)
+	must(b.t, os.WriteFile(b.dir+"/agent", exe, 0o755))
+	cmd.Path, cmd.Args = b.dir+"/agent", []string{"agent"}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
+	return cmd
+}
+
 // A process is an agent that runs.
 type process struct {
 	*exec.Cmd
