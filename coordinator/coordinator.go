@@ -7,6 +7,7 @@ import (
 	"encoding/base32"
 	"regexp"
 	"strings"
+	"sync"
 
 	"berth/agent"
 )
@@ -40,12 +41,14 @@ const Suffix = "berth"
 // MaxName is the length of the longest name of a user, a template or a workspace.
 const MaxName = 32
 
-var nameRE = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,31}$`)
+// nameRE and its like are compiled when they are first used: a program that only starts, an agent or berth connect,
+// does not pay for them.
+var nameRE = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,31}$`) })
 
 // CheckName returns an Error unless name is a valid name for what (a workspace, a user, a template): 1 to 32
 // lower-case letters, digits and inner hyphens, and not the reserved "berth".
 func CheckName(what, name string) error {
-	if !nameRE.MatchString(name) || strings.HasSuffix(name, "-") {
+	if !nameRE().MatchString(name) || strings.HasSuffix(name, "-") {
 		return Errorf(CodeInvalid, "%q is not a valid %s name", Clip(name, 40), what).
 			WithHint("use 1 to 32 lower-case letters, digits and hyphens, beginning with a letter or digit and not ending in a hyphen")
 	}

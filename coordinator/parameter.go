@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"unicode/utf8"
 )
 
@@ -19,11 +20,11 @@ const (
 // maxShownValues is how many allowed values a message lists.
 const maxShownValues = 20
 
-var parameterRE = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.-]{0,63}$`)
+var parameterRE = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.-]{0,63}$`) })
 
 // Validate returns an Error unless the parameter makes sense as a template declares it.
 func (p Parameter) Validate() error {
-	if !parameterRE.MatchString(p.Name) {
+	if !parameterRE().MatchString(p.Name) {
 		return Errorf(CodeInvalid, "%q is not a valid parameter name", Clip(p.Name, 40)).
 			WithHint("use 1 to 64 letters, digits, dots, hyphens and underscores, beginning with a letter")
 	}
@@ -183,11 +184,11 @@ func (p Parameter) bounds() string {
 	}
 }
 
-var numberRE = regexp.MustCompile(`^-?[0-9]+(\.[0-9]+)?$`)
+var numberRE = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^-?[0-9]+(\.[0-9]+)?$`) })
 
 func number(s string) (float64, bool) {
 	n, err := strconv.ParseFloat(s, 64)
-	return n, err == nil && numberRE.MatchString(s)
+	return n, err == nil && numberRE().MatchString(s)
 }
 
 func formatNumber(n float64) string { return strconv.FormatFloat(n, 'f', -1, 64) }

@@ -59,7 +59,7 @@ func ParseTarget(s, suffix string) (t Target, isHost bool, err error) {
 		}
 	} else {
 		if owner, rest, ok := strings.Cut(name, "/"); ok {
-			if !nameRE.MatchString(owner) {
+			if !nameRE().MatchString(owner) {
 				return bad()
 			}
 			t.Owner, name = owner, rest
@@ -70,7 +70,7 @@ func ParseTarget(s, suffix string) (t Target, isHost bool, err error) {
 		}
 	}
 	for _, part := range []string{t.Owner, t.Workspace, t.Agent} {
-		if part != "" && !nameRE.MatchString(part) {
+		if part != "" && !nameRE().MatchString(part) {
 			return bad()
 		}
 	}
