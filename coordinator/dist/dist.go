@@ -3,7 +3,6 @@
 package dist
 
 import (
-	"bytes"
 	"compress/gzip"
 	"crypto/sha256"
 	"embed"
@@ -139,19 +138,19 @@ func (s *Set) digest(sum, name string) (File, bool) {
 	return s.files[i], true
 }
 
-// verified reads f whole and checks it against its digest.
-func (f File) verified() ([]byte, error) {
+// copyTo writes f to w and fails if it was not what its digest says. It holds little of it in memory at a time.
+func (f File) copyTo(w io.Writer) error {
 	r, err := f.open()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	var b bytes.Buffer
-	_, err = io.Copy(&b, io.LimitReader(r, f.Size+1))
+	h := sha256.New()
+	_, err = io.Copy(io.MultiWriter(w, h), io.LimitReader(r, f.Size+1))
 	if err := errors.Join(err, r.Close()); err != nil {
-		return nil, fmt.Errorf("read %s: %w", f.Name, err)
+		return fmt.Errorf("read %s: %w", f.Name, err)
 	}
-	if sum := sha256.Sum256(b.Bytes()); hex.EncodeToString(sum[:]) != f.SHA256 {
-		return nil, fmt.Errorf("read %s for %s/%s: its digest is not the manifest's", f.Name, f.OS, f.Arch)
+	if hex.EncodeToString(h.Sum(nil)) != f.SHA256 {
+		return fmt.Errorf("read %s for %s/%s: its digest is not the manifest's", f.Name, f.OS, f.Arch)
 	}
-	return b.Bytes(), nil
+	return nil
 }

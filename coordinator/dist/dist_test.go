@@ -68,7 +68,7 @@ func TestEmbedded(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, f := range s.files {
-		if _, err := f.verified(); err != nil {
+		if err := f.copyTo(io.Discard); err != nil {
 			t.Error(err)
 		}
 	}
@@ -161,7 +161,11 @@ func TestExtract(t *testing.T) {
 func TestExtractDamaged(t *testing.T) {
 	s := carry(t, map[string]string{"linux/amd64/berth-agent": "agent"})
 	s.files[0].SHA256 = strings.Repeat("a", 64)
-	if _, err := s.Extract(t.TempDir(), "linux", "amd64"); err == nil {
+	dir := t.TempDir()
+	if _, err := s.Extract(dir, "linux", "amd64"); err == nil {
 		t.Error("a damaged asset was extracted")
+	}
+	if left, err := filepath.Glob(filepath.Join(dir, "*", "*")); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
 	}
 }

@@ -38,10 +38,6 @@ func (f File) extract(dir string) (string, error) {
 	if st, err := os.Lstat(path); err == nil && st.Mode().IsRegular() && st.Size() == f.Size {
 		return path, nil
 	}
-	b, err := f.verified()
-	if err != nil {
-		return "", err
-	}
 	// Other users run the agent: host processes have a uid of their own.
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return "", fmt.Errorf("extract %s: %w", f.Name, err)
@@ -50,7 +46,7 @@ func (f File) extract(dir string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("extract %s: %w", f.Name, err)
 	}
-	_, err = tmp.Write(b)
+	err = f.copyTo(tmp)
 	err = errors.Join(err, tmp.Chmod(0o755), tmp.Sync(), tmp.Close())
 	if err == nil {
 		err = os.Rename(tmp.Name(), path)
