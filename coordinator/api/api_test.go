@@ -44,6 +44,7 @@ type world struct {
 	setup   *testSetup
 	routes  []route
 	logs    *syncBuffer
+	audits  []string // actor, action and target
 	done    chan struct{}
 
 	owner, member, other coordinator.User
@@ -167,6 +168,17 @@ func (a testArchives) Open(sha string) (io.ReadCloser, error) {
 	return os.Open(filepath.Join(a.dir, sha))
 }
 
+// auditing is the store, and remembers what was written down.
+type auditing struct {
+	*sqlite.Store
+	w *world
+}
+
+func (a auditing) Audit(ctx context.Context, e coordinator.AuditEntry) error {
+	a.w.audits = append(a.w.audits, e.ActorName+" "+e.Action+" "+e.Target)
+	return a.Store.Audit(ctx, e)
+}
+
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	dir := t.TempDir()
@@ -189,7 +201,7 @@ func newWorld(t *testing.T) *world {
 		logs: &syncBuffer{}, done: make(chan struct{}), tokens: map[string]string{},
 	}
 	h, routes := newServer(Config{
-		Store: store, Builder: w.builder, Entry: w.entry, Hub: w.hub, Events: w.bus, Archives: testArchives{t.TempDir()},
+		Store: auditing{store, w}, Builder: w.builder, Entry: w.entry, Hub: w.hub, Events: w.bus, Archives: testArchives{t.TempDir()},
 		Issuer: testIssuer{}, Setup: w.setup,
 		Link: http.NotFoundHandler(), Dist: http.NotFoundHandler(),
 		Script: func(os, arch string) (string, error) { return "#!/bin/sh\n# " + os + "/" + arch + "\n", nil },

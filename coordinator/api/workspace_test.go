@@ -261,3 +261,34 @@ func TestBodyCap(t *testing.T) {
 		t.Errorf("got %d %.200s", a.status, a.body)
 	}
 }
+
+// TestAudit checks that changes are written down, with who made them, and readings are not.
+func TestAudit(t *testing.T) {
+	w := newWorld(t).populate()
+	for _, tt := range []struct {
+		who, method, path string
+		body              any
+		want              string
+	}{
+		{"member", "GET", "/workspaces/me/dev", nil, ""},
+		{"member", "PUT", "/dotfiles", rest.Dotfiles{URL: "https://x/y"}, "mary dotfiles.set mary"},
+		{"member", "PUT", "/personalize", `{"script":null}`, "mary personalize.set mary"},
+		{"member", "PUT", "/secrets/npm", rest.PutSecret{Env: "NPM", Value: "x"}, "mary secret.put npm"},
+		{"member", "DELETE", "/secrets/npm", nil, "mary secret.delete npm"},
+		{"member", "POST", "/tokens", rest.CreateToken{Name: "ci"}, "mary token.create ci"},
+		{"workspace", "POST", "/workspaces/me/dev/stop", nil, "mary workspace.stop mary/dev"},
+		{"owner", "POST", "/workspaces/mary/dev/builds/latest/cancel", nil, "olga build.cancel mary/dev"},
+		{"owner", "POST", "/users", rest.CreateUser{Name: "nina"}, "olga user.create nina"},
+		{"owner", "DELETE", "/users/nina", nil, "olga user.delete nina"},
+		{"owner", "POST", "/templates/go/versions", "tar", "olga template.push go"},
+		{"member", "POST", "/workspaces", rest.CreateWorkspace{Name: "x", Template: "local"}, "mary workspace.create mary/x"},
+		{"owner", "DELETE", "/workspaces/mary/dev", nil, "olga workspace.delete mary/dev"},
+		{"member", "DELETE", "/workspaces/mary/nothing", nil, ""},
+	} {
+		w.audits = nil
+		a := w.do(tt.who, tt.method, tt.path, tt.body)
+		if got := strings.Join(w.audits, ", "); got != tt.want {
+			t.Errorf("%s %s: %d, written down: %q", tt.method, tt.path, a.status, got)
+		}
+	}
+}
