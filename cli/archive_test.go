@@ -180,29 +180,3 @@ func TestUnpack(t *testing.T) {
 		t.Errorf("there and back: %v, %v", names(t, again), err)
 	}
 }
-
-func TestParameters(t *testing.T) {
-	low, high := 1.0, 8.0
-	for _, tt := range []struct {
-		p    coordinator.Parameter
-		v    string
-		good bool
-	}{
-		{coordinator.Parameter{Type: "string"}, "", true},
-		{coordinator.Parameter{Type: "string", Regex: "^[a-z]+$"}, "abc", true},
-		{coordinator.Parameter{Type: "string", Regex: "^[a-z]+$"}, "ABC", false},
-		{coordinator.Parameter{Type: "string", Regex: "("}, "x", true}, // the server decides
-		{coordinator.Parameter{Type: "number", Min: &low, Max: &high}, "8", true},
-		{coordinator.Parameter{Type: "number", Min: &low, Max: &high}, "9", false},
-		{coordinator.Parameter{Type: "number", Min: &low}, "0.5", false},
-		{coordinator.Parameter{Type: "number"}, "many", false},
-		{coordinator.Parameter{Type: "bool"}, "true", true},
-		{coordinator.Parameter{Type: "bool"}, "yes", false},
-		{coordinator.Parameter{Type: "string", Options: []coordinator.ParameterOption{{Value: "a"}}}, "a", true},
-		{coordinator.Parameter{Type: "string", Options: []coordinator.ParameterOption{{Value: "a"}}}, "b", false},
-	} {
-		if got := checkParam(tt.p, tt.v); (got == "") != tt.good {
-			t.Errorf("%+v %q: %q", tt.p, tt.v, got)
-		}
-	}
-}

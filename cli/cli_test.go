@@ -3,6 +3,7 @@ package cli
 import (
 	"bufio"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -10,8 +11,11 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/creack/pty"
 	"github.com/rogpeppe/go-internal/testscript"
+	"go.uber.org/goleak"
 
 	"berth/coordinator"
 )
@@ -25,9 +29,21 @@ type buffered struct {
 func (b *buffered) Read(p []byte) (int, error) { return b.r.Read(p) }
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){
+	testscript.Main(leakChecked{m}, map[string]func(){
 		"berth": func() { os.Exit(Main(os.Args[1:])) },
 	})
+}
+
+// leakChecked fails a run that leaves goroutines behind.
+type leakChecked struct{ *testing.M }
+
+func (m leakChecked) Run() int {
+	code := m.M.Run()
+	if err := goleak.Find(); err != nil && code == 0 {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return code
 }
 
 type doubleKey struct{}
@@ -55,6 +71,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"double": cmdDouble,
 			"code":   cmdCode,
+			"person": cmdPerson,
 		},
 	})
 }
@@ -100,5 +117,46 @@ func cmdCode(ts *testscript.TestScript, _ bool, args []string) {
 	}
 	if strconv.Itoa(got) != args[0] {
 		ts.Fatalf("%v exits with %d, not %s", args[1:], got, args[0])
+	}
+}
+
+// person ANSWERS COMMAND [ARG...]: runs a command on a terminal of its own and answers each question with the next
+// line of the file. What the terminal showed is in the file "screen", what went to stdout in "printed".
+func cmdPerson(ts *testscript.TestScript, neg bool, args []string) {
+	answers := strings.Split(strings.TrimSpace(ts.ReadFile(args[0])), "\n")
+	printed, err := os.Create(ts.MkAbs("printed"))
+	ts.Check(err)
+	defer printed.Close()
+	path, err := exec.LookPath(args[1])
+	ts.Check(err)
+	c := exec.Command(path, args[2:]...)
+	c.Dir = ts.MkAbs(".")
+	for _, k := range []string{"HOME", "PATH", "BERTH_CONFIG_DIR", "BERTH_TOKEN", "BERTH_URL"} {
+		c.Env = append(c.Env, k+"="+ts.Getenv(k))
+	}
+	c.Stdout = printed
+	terminal, err := pty.StartWithSize(c, &pty.Winsize{Rows: 24, Cols: 60})
+	ts.Check(err)
+	defer terminal.Close()
+	deadline := time.AfterFunc(20*time.Second, func() { c.Process.Kill() })
+	defer deadline.Stop()
+	var screen []byte
+	buf := make([]byte, 4<<10)
+	for {
+		n, err := terminal.Read(buf)
+		screen = append(screen, buf[:n]...)
+		if strings.HasSuffix(string(screen), ": ") && len(answers) > 0 {
+			// What the terminal echoes ends in the line, so a question is answered once.
+			_, werr := terminal.Write([]byte(answers[0] + "\n"))
+			ts.Check(werr)
+			answers = answers[1:]
+		}
+		if err != nil {
+			break
+		}
+	}
+	ts.Check(os.WriteFile(ts.MkAbs("screen"), screen, 0o600))
+	if err := c.Wait(); (err != nil) != neg {
+		ts.Fatalf("%v: %v\n%s", args[1:], err, screen)
 	}
 }

@@ -2,10 +2,7 @@ package cli
 
 import (
 	"context"
-	"fmt"
-	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -173,49 +170,11 @@ func (a *app) askParam(ctx context.Context, p coordinator.Parameter) (string, er
 			return "", err
 		}
 		v = strings.TrimSpace(v)
-		wrong := checkParam(p, v)
-		if wrong == "" {
+		wrong := p.Check(v)
+		if wrong == nil {
 			return v, nil
 		}
-		a.hintf("  %s", oneLine(wrong))
+		a.hintf("  %s", oneLine(wrong.Error()))
 	}
 	return "", usage("no usable value for the parameter %s", p.Name)
-}
-
-// checkParam says what is wrong with a value, as far as that can be told here; the server checks it again.
-func checkParam(p coordinator.Parameter, v string) string {
-	if len(p.Options) > 0 {
-		for _, o := range p.Options {
-			if o.Value == v {
-				return ""
-			}
-		}
-		return "it is one of the values listed"
-	}
-	switch p.Type {
-	case "number":
-		n, err := strconv.ParseFloat(v, 64)
-		switch {
-		case err != nil:
-			return "it is a number"
-		case p.Min != nil && n < *p.Min:
-			return fmt.Sprintf("it is at least %v", *p.Min)
-		case p.Max != nil && n > *p.Max:
-			return fmt.Sprintf("it is at most %v", *p.Max)
-		}
-	case "bool":
-		if v != "true" && v != "false" {
-			return "it is true or false"
-		}
-	case "string":
-		re, err := regexp.Compile(p.Regex)
-		if p.Regex == "" || err != nil || re.MatchString(v) {
-			break
-		}
-		if p.Error != "" {
-			return p.Error
-		}
-		return "it does not match " + p.Regex
-	}
-	return ""
 }

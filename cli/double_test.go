@@ -472,7 +472,7 @@ func (d *double) push(w http.ResponseWriter, r *http.Request) {
 		}
 		if h.Name == "params.tf" {
 			small := "small"
-			v.Import.Parameters = []coordinator.Parameter{{Name: "region", Type: "string"}, {Name: "size", Type: "string", Default: &small}}
+			v.Import.Parameters = []coordinator.Parameter{{Name: "region", Type: "string", Regex: "^[a-z]{3}$"}, {Name: "size", Type: "string", Default: &small}}
 		}
 	}
 	d.templates[name] = append(d.templates[name], v)

@@ -213,8 +213,19 @@ func (a *app) sshSettings(facts rest.Server, hosts []sshconfig.Host) (sshconfig.
 	if a.customDir() {
 		cfg.Args = append(cfg.Args, "--config-dir", filepath.Dir(cfg.KnownHosts))
 	}
-	if a.insecureHTTP() {
-		cfg.Args = append(cfg.Args, "--insecure-http")
+	srv, err := a.server()
+	if err != nil {
+		return cfg, err
+	}
+	stored, err := a.load()
+	if err != nil {
+		return cfg, err
+	}
+	if !sameServer(srv.URL, stored.URL) { // the settings alone would not lead there
+		cfg.Args = append(cfg.Args, "--url", srv.URL)
+		if srv.InsecureHTTP {
+			cfg.Args = append(cfg.Args, "--insecure-http")
+		}
 	}
 	identity, err := a.path(identityFile)
 	if err != nil {

@@ -52,30 +52,31 @@ func (a *app) readLine(ctx context.Context) (string, error) {
 	})
 }
 
-// askHidden is ask without an echo.
+// askHidden is ask without an echo. The echo is off before the question is seen.
 func (a *app) askHidden(ctx context.Context, question string) (coordinator.Secret, error) {
 	n, ok := fd(a.in)
 	if !ok {
 		line, err := a.readLine(ctx)
 		return coordinator.Secret(line), err
 	}
-	fmt.Fprint(a.err, question) // nowhere else to ask
-	state, err := term.GetState(n)
+	state, err := term.MakeRaw(n)
 	if err != nil {
-		return "", fmt.Errorf("read the terminal's state: %w", err)
+		return "", fmt.Errorf("set the terminal up: %w", err)
 	}
+	defer func() { _ = term.Restore(n, state) }() // there is nobody else to tell
 	line, err := interruptible(ctx, func() (string, error) {
-		b, err := term.ReadPassword(n)
-		if errors.Is(err, io.EOF) {
-			err = nil
-		}
-		return string(b), err
+		return term.NewTerminal(readWriter{onlyReader{a.in}, onlyWriter{a.err}}, "").ReadPassword(question)
 	})
-	if ctx.Err() != nil {
-		_ = term.Restore(n, state) // the command ends
+	if errors.Is(err, io.EOF) { // Ctrl-C and Ctrl-D are keys here
+		fmt.Fprint(a.err, "\r\n")
+		err = context.Canceled
 	}
-	fmt.Fprintln(a.err) // the line break that was not echoed
 	return coordinator.Secret(line), err
+}
+
+type readWriter struct {
+	io.Reader
+	io.Writer
 }
 
 func interruptible(ctx context.Context, read func() (string, error)) (string, error) {
