@@ -67,8 +67,9 @@ type bed struct {
 	manifest agent.Manifest // set before an agent starts
 
 	mu     sync.Mutex
-	refuse int // guarded by mu: status of every answer, if not 0
-	asked  int // guarded by mu: requests that were refused
+	served agent.Manifest // guarded by mu: what manifest was when an agent was started
+	refuse int            // guarded by mu: status of every answer, if not 0
+	asked  int            // guarded by mu: requests that were refused
 	code   string
 }
 
@@ -179,7 +180,10 @@ func (b *bed) link(conn net.Conn, r *bufio.Reader) {
 			b.links <- l
 			go l.read(st)
 		case agent.KindManifest:
-			agent.WriteManifest(st, &b.manifest)
+			b.mu.Lock()
+			m := b.served
+			b.mu.Unlock()
+			agent.WriteManifest(st, &m)
 			st.Close()
 		}
 	}
@@ -239,7 +243,7 @@ func (b *bed) command(wrap []string, args ...string) *exec.Cmd {
 	argv := append(append(wrap, exe), args...)
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Env = []string{
-		"BERTH_TEST_AGENT=1", "PATH=" + os.Getenv("PATH"), "HOME=" + b.home, "GOCOVERDIR=" + b.t.TempDir(),
+		"BERTH_TEST_AGENT=1", "GORACE=atexit_sleep_ms=0", "PATH=" + os.Getenv("PATH"), "HOME=" + b.home, "GOCOVERDIR=" + b.t.TempDir(),
 		agent.EnvURL + "=" + b.server.URL, agent.EnvToken + "=" + testToken,
 		agent.EnvRuntimeDir + "=" + filepath.Join(b.dir, "run"), agent.EnvCoderDir + "=" + filepath.Join(b.dir, "coder"),
 	}
@@ -278,6 +282,9 @@ func (b *bed) start(wrap []string, args ...string) *process {
 
 func (b *bed) run(cmd *exec.Cmd) *process {
 	b.t.Helper()
+	b.mu.Lock()
+	b.served = b.manifest
+	b.mu.Unlock()
 	p := &process{Cmd: cmd, t: b.t, done: make(chan struct{})}
 	cmd.Stderr = &p.log
 	cmd.WaitDelay = 3 * time.Second // what a killed agent left behind holds the log
