@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -74,10 +75,11 @@ func (a *app) follow(ctx context.Context, c *client.Client, t coordinator.Target
 
 // showLine makes a log line the progress; a warning stays.
 func showLine(p *progress, number int, l coordinator.LogLine) {
-	switch l.Level {
-	case "debug":
-	case "warn":
+	switch {
+	case l.Level == "debug":
+	case l.Level == "warn":
 		p.say("%s", oneLine("warning: "+l.Text))
+	case strings.HasPrefix(l.Address, "data."): // read in no time, and nothing that anybody waits for
 	default:
 		p.set(coordinator.Progress{Build: number, Stage: l.Stage, Address: l.Address, Text: l.Text, Elapsed: l.Elapsed})
 	}
@@ -142,9 +144,9 @@ func (a *app) ready(ctx context.Context, c *client.Client, t coordinator.Target,
 
 // welcome says how to enter a workspace that is up.
 func (a *app) welcome(ctx context.Context, c *client.Client, t coordinator.Target, w rest.Workspace, fresh bool) {
-	state := "is running"
+	state := "running"
 	if !fresh {
-		state = "is running already"
+		state = "running already"
 	}
 	host := t.String()
 	if len(w.HostNames) > 0 {
@@ -153,7 +155,7 @@ func (a *app) welcome(ctx context.Context, c *client.Client, t coordinator.Targe
 			host = w.HostNames[len(w.HostNames)-1]
 		}
 	}
-	a.printf("%s %s: ssh %s\n", t, state, oneLine(host))
+	a.printf("%s is %s. Connect with: ssh %s\n", t, state, oneLine(host))
 	if !a.sshConfigured() {
 		a.hintf("  ssh finds it after: berth ssh-config; or right now: berth ssh %s", t)
 		return
