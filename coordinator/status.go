@@ -43,7 +43,7 @@ type Presence struct {
 func Derive(b *Build, agents []WorkspaceAgent, p Presence, now time.Time) Health {
 	switch {
 	case b == nil:
-		return Health{StatusPending, "no build yet"}
+		return Health{StatusStopped, "never started"}
 	case b.Status.Open() && b.CancelRequested:
 		return Health{StatusCanceling, ""}
 	case b.Status == BuildQueued:
@@ -115,13 +115,19 @@ func agentHealth(b *Build, a WorkspaceAgent, p Presence, now time.Time) Health {
 	case !connected && now.Sub(p.UpSince) > StartupGrace:
 		return Health{StatusUnhealthy, fmt.Sprintf("agent %s has lost its connection", a.Name)}
 	}
+	var bad string
 	for _, s := range a.Steps {
-		if s.Outcome == agent.OutcomeFailed || s.Outcome == agent.OutcomeTimeout {
-			return Health{StatusUnhealthy, fmt.Sprintf("startup step %s %s: %s", s.Name, word(s.Outcome), s.Error)}
+		if bad == "" && (s.Outcome == agent.OutcomeFailed || s.Outcome == agent.OutcomeTimeout) {
+			bad = fmt.Sprintf("startup step %s %s: %s", s.Name, word(s.Outcome), s.Error)
 		}
 	}
-	if !a.Ready {
+	switch {
+	case !a.Ready && bad != "":
+		return Health{StatusStarting, bad + "; the steps after it still run"}
+	case !a.Ready:
 		return Health{StatusStarting, fmt.Sprintf("agent %s runs its startup", a.Name)}
+	case bad != "":
+		return Health{StatusUnhealthy, bad}
 	}
 	return Health{Status: StatusRunning}
 }

@@ -2,6 +2,7 @@ package builder
 
 import (
 	"context"
+	"errors"
 	"reflect"
 	"slices"
 	"strings"
@@ -144,9 +145,14 @@ func (w *buildWork) canceled(ctx context.Context) (bool, error) {
 	return build.CancelRequested, err
 }
 
-// oneLine returns the message of err as one line of bearable length.
+// oneLine returns the message of err, and what to do about it, as one line of bearable length.
 func oneLine(err error) string {
-	return coordinator.Clip(strings.Join(strings.Fields(err.Error()), " "), 1000)
+	text := err.Error()
+	var e *coordinator.Error
+	if errors.As(err, &e) && e.Hint != "" {
+		text += "; " + e.Hint
+	}
+	return coordinator.Clip(strings.Join(strings.Fields(text), " "), 1000)
 }
 
 // A liveStatus is how far a build is.

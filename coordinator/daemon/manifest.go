@@ -21,7 +21,8 @@ type manifests struct {
 	tokens   *workspaceTokens
 	agentURL string
 	suffix   string
-	gitHosts string // known_hosts lines
+	gitHosts string        // known_hosts lines
+	limit    time.Duration // of each startup hook; 0: the agent's default
 	now      func() time.Time
 }
 
@@ -51,6 +52,9 @@ func (m *manifests) Manifest(ctx context.Context, id coordinator.WorkspaceID, ag
 		Workspace: ws.Name, WorkspaceID: string(ws.ID), StartBuild: string(start.ID), URL: m.agentURL, Suffix: m.suffix,
 		Owner: agent.Owner{ID: string(owner.ID), Name: owner.Name, FullName: owner.FullName, Email: owner.Email},
 		Agent: spec(agents[i]), DotfilesURL: owner.Dotfiles, Personalize: owner.Personalize,
+	}
+	if m.limit > 0 {
+		man.Limits = map[string]time.Duration{agent.StepConfigure: m.limit, agent.StepDotfiles: m.limit, agent.StepPersonalize: m.limit}
 	}
 	if f, ok := m.carried.Find(dist.CLI, "linux", agents[i].Arch); ok {
 		man.CLI = &agent.Download{URL: m.agentURL + "/dist/" + f.SHA256 + "/" + f.Name, SHA256: f.SHA256, Size: f.Size}

@@ -79,7 +79,7 @@ func assemble(ctx context.Context, s settings, d *daemon) (*parts, error) {
 	tokens := &workspaceTokens{store: d.store, now: time.Now, live: map[coordinator.WorkspaceID]liveToken{}}
 	p.hub = hub.New(hub.Config{Store: d.store, Events: f.bus, Logger: d.log, Boot: time.Now(), Manifests: &manifests{
 		store: d.store, ca: f.ca, carried: f.carried, tokens: tokens, agentURL: s.agentsPublic.String(), suffix: s.suffix,
-		gitHosts: f.gitHosts, now: time.Now,
+		gitHosts: f.gitHosts, limit: s.startupLimit, now: time.Now,
 	}})
 	if err := p.buildWith(ctx, f, d, tokens); err != nil {
 		return nil, err

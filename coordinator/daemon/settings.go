@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/term"
 
@@ -29,6 +30,7 @@ type settings struct {
 	insecureHTTP         bool
 	insecureHost         bool
 	workers              int
+	startupLimit         time.Duration
 	gitKnownHosts        string
 	logLevel, logFormat  string
 	public, agentsPublic *url.URL // url and agentURL, parsed
@@ -56,6 +58,7 @@ func parseSettings(args []string, getenv func(string) string, out io.Writer) (se
 	f.BoolVar(&s.insecureHTTP, "insecure-http", false, "allow plain HTTP beyond this machine")
 	f.BoolVar(&s.insecureHost, "insecure-host-processes", false, "allow workspaces on this machine without isolation")
 	f.IntVar(&s.workers, "workers", 0, "builds at once (by default the number of CPUs)")
+	f.DurationVar(&s.startupLimit, "startup-limit", 0, "time limit of each startup hook (10 minutes by default)")
 	f.StringVar(&s.gitKnownHosts, "git-known-hosts", "", "file of known_hosts lines for Git hosts, added to the well-known ones")
 	f.StringVar(&s.logLevel, "log-level", "info", "debug, info, warn or error")
 	f.StringVar(&s.logFormat, "log-format", "", "text or json (by default text on a terminal)")
