@@ -87,7 +87,8 @@ func newDouble() (*double, error) {
 	}
 	d.sshCfg = &ssh.ServerConfig{ServerVersion: agent.SSHVersion, PublicKeyCallback: d.knows}
 	d.sshCfg.AddHostKey(signer)
-	d.Server = httptest.NewServer(d.routes())
+	d.Server = httptest.NewUnstartedServer(d.routes())
+	d.Start()
 	return d, nil
 }
 
@@ -116,8 +117,11 @@ func (d *double) routes() http.Handler {
 	public := func(pattern string, h func(w http.ResponseWriter, r *http.Request)) {
 		method, path, _ := strings.Cut(pattern, " ")
 		m.HandleFunc(method+" "+rest.Prefix+path, func(w http.ResponseWriter, r *http.Request) {
-			if d.redirect != "" {
-				http.Redirect(w, r, d.redirect, http.StatusFound)
+			d.mu.Lock()
+			redirect := d.redirect
+			d.mu.Unlock()
+			if redirect != "" {
+				http.Redirect(w, r, redirect, http.StatusFound)
 				return
 			}
 			h(w, r)
