@@ -84,6 +84,11 @@ func (s *server) showBuild(ctx context.Context, in *BuildPath) (*output[rest.Bui
 		return nil, err
 	}
 	x, err := s.view(ctx).build(ctx, ws, b)
+	if err != nil || b.Transition != coordinator.Start {
+		return out(x), err
+	}
+	agents, err := s.Store.Agents(ctx, ws.ID)
+	x.Timings = append(x.Timings, coordinator.StartupTimings(b, agents)...)
 	return out(x), err
 }
 
