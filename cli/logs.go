@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -151,6 +152,11 @@ func (a *app) timingsCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			w, err := c.Workspace(cmd.Context(), t)
+			if err != nil {
+				return err
+			}
+			b.Timings = append(b.Timings, startupTimings(w, b)...)
 			if b.Timings == nil {
 				b.Timings = []coordinator.Timing{}
 			}
@@ -160,6 +166,27 @@ func (a *app) timingsCommand() *cobra.Command {
 	cmd.Flags().IntVar(&number, "build", 0, "number of the build (the latest by default)")
 	outputFlag(cmd, &f)
 	return cmd
+}
+
+// startupTimings are the startup steps that followed a build, as the agents tell them: of the latest build only, and
+// unless the build knows them itself.
+func startupTimings(w rest.Workspace, b rest.Build) []coordinator.Timing {
+	if b.Transition != coordinator.Start || w.Build == nil || w.Build.Number != b.Number {
+		return nil
+	}
+	const stage = "startup"
+	if slices.ContainsFunc(b.Timings, func(t coordinator.Timing) bool { return t.Stage == stage }) {
+		return nil
+	}
+	var timings []coordinator.Timing
+	for _, g := range w.Agents {
+		for _, s := range g.Steps {
+			if !s.Started.IsZero() {
+				timings = append(timings, coordinator.Timing{Stage: stage, Name: g.Name + ": " + s.Name, Start: s.Started, Duration: s.Duration})
+			}
+		}
+	}
+	return timings
 }
 
 // chartWidth is the width of the bars of a chart, in columns.
