@@ -3,6 +3,7 @@ package e2e
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net"
 	"net/http"
@@ -125,8 +126,10 @@ func twoPorts() (int, int, error) {
 	return a.Addr().(*net.TCPAddr).Port, b.Addr().(*net.TCPAddr).Port, nil
 }
 
-// end ends coordinators, then every process whose environment names this story's directory.
+// end ends coordinators, then the workspaces' processes by their records, then every process whose environment names
+// this story's directory.
 func (s *story) end() {
+	defer s.endWorkspaces()
 	for name, c := range s.daemons {
 		stopDaemon(c, syscall.SIGTERM)
 		delete(s.daemons, name)
@@ -141,6 +144,50 @@ func (s *story) end() {
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
+}
+
+// endWorkspaces ends the processes of workspaces that a failed story left: by process id, where it is still the
+// process of the record.
+func (s *story) endWorkspaces() {
+	records, err := filepath.Glob(filepath.Join(s.dir, "data", "run", "*.json"))
+	if err != nil {
+		return
+	}
+	for _, f := range records {
+		b, err := os.ReadFile(f)
+		var r struct {
+			PID       int    `json:"pid"`
+			StartTime uint64 `json:"start_time"`
+			Init      int    `json:"init"`
+			InitStart uint64 `json:"init_start"`
+		}
+		if err != nil || json.Unmarshal(b, &r) != nil {
+			continue
+		}
+		for pid, start := range map[int]uint64{r.PID: r.StartTime, r.Init: r.InitStart} {
+			if pid > 1 && kernelStart(pid) == start {
+				_ = syscall.Kill(pid, syscall.SIGKILL)
+			}
+		}
+	}
+}
+
+// kernelStart returns when a process started, in the kernel's ticks since boot; 0 if it is gone.
+func kernelStart(pid int) uint64 {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0
+	}
+	_, rest, _ := strings.Cut(string(b), ") ")
+	fields := strings.Fields(rest)
+	if len(fields) < 20 {
+		return 0
+	}
+	n, err := strconv.ParseUint(fields[19], 10, 64)
+	if err != nil {
+		return 0
+	}
+	return n
 }
 
 // strays are the processes with the story's directory in their environment, their arguments or as their home.
