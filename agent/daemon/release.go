@@ -76,8 +76,6 @@ func (q *quiet) trim(ctx context.Context) {
 		case !released:
 			release()
 			released = true
-		default:
-			debug.FreeOSMemory()
 		}
 	}
 }

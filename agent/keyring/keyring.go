@@ -81,16 +81,16 @@ func (k *Keyring) Serve(ctx context.Context, l *net.UnixListener) error {
 	defer clients.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	stop := context.AfterFunc(ctx, func() { l.Close() })
+	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
 	defer stop()
-	defer l.Close()
+	defer func() { _ = l.Close() }()
 	slots := make(chan struct{}, maxClients)
 	for {
 		conn, err := l.AcceptUnix()
 		switch {
 		case ctx.Err() != nil:
 			if err == nil {
-				conn.Close()
+				_ = conn.Close()
 			}
 			return nil
 		case errors.Is(err, net.ErrClosed):
@@ -102,7 +102,7 @@ func (k *Keyring) Serve(ctx context.Context, l *net.UnixListener) error {
 		select {
 		case slots <- struct{}{}:
 		default:
-			conn.Close()
+			_ = conn.Close()
 			continue
 		}
 		clients.Go(func() {
@@ -123,8 +123,8 @@ func pause(ctx context.Context, d time.Duration) {
 
 // serve answers one client.
 func (k *Keyring) serve(ctx context.Context, conn *net.UnixConn) {
-	defer conn.Close()
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer func() { _ = conn.Close() }()
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
 	if uid, err := peer(conn); err != nil || !k.mayUse(uid) {
 		k.log.Warn("ssh-agent socket: refused a client", "uid", uid)

@@ -84,7 +84,7 @@ func (c *streamConn) Write(b []byte) (int, error) {
 			if c.closed.Load() || errors.Is(err, yamux.ErrStreamClosed) {
 				return total, net.ErrClosed
 			}
-			c.Close()
+			_ = c.Close()
 			return total, err
 		}
 	}

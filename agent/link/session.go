@@ -45,7 +45,7 @@ func newSession(l *linker, mux *yamux.Session) *session {
 func (s *session) run(ctx context.Context) {
 	defer s.streams.Wait()
 	defer s.leave()
-	defer s.mux.Close()
+	defer func() { _ = s.mux.Close() }()
 	control, err := s.open(agent.KindControl)
 	if err != nil {
 		s.l.log.Warn("link lost", "error", err)
@@ -74,7 +74,7 @@ func (s *session) run(ctx context.Context) {
 	if ctx.Err() == nil {
 		s.l.log.Info("link ended", "reason", err)
 	}
-	s.mux.Close()
+	_ = s.mux.Close()
 }
 
 // open opens a stream of the agent's own.
@@ -85,7 +85,7 @@ func (s *session) open(kind agent.Kind) (*streamConn, error) {
 	}
 	c := s.wrap(st, nil)
 	if err := agent.WriteLine(c, agent.StreamHeader{Kind: kind, ID: newInstance()}, agent.MaxStreamHeader); err != nil {
-		c.Close()
+		_ = c.Close()
 		return nil, fmt.Errorf("open %s stream: %w", kind, err)
 	}
 	return c, nil
@@ -137,7 +137,7 @@ func (s *session) report(ctx context.Context, control net.Conn) {
 
 // listen reads the coordinator's messages until the control stream ends.
 func (s *session) listen(control *streamConn) error {
-	defer control.Close()
+	defer func() { _ = control.Close() }()
 	r := agent.NewMessageReader(control, agent.MaxControlMessage)
 	for {
 		var m agent.Message
@@ -194,7 +194,7 @@ func (s *session) manifest() (*agent.Manifest, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	_ = c.SetReadDeadline(time.Now().Add(manifestTimeout))
 	return agent.ReadManifest(c)
 }
@@ -217,7 +217,7 @@ func (s *session) accept(ctx context.Context) {
 		if !s.enter() {
 			c := s.wrap(st, nil)
 			refuse(c, "too many streams: the agent serves %d at a time", agent.MaxStreams)
-			c.Close()
+			_ = c.Close()
 			continue
 		}
 		c := s.wrap(st, s.exit)
@@ -249,7 +249,7 @@ func (s *session) idle() bool {
 
 // serve reads a stream's header and hands it out.
 func (s *session) serve(ctx context.Context, c *streamConn) {
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	_ = c.SetReadDeadline(time.Now().Add(headerTimeout))
 	var hdr agent.StreamHeader
 	if err := agent.ReadLine(c, &hdr, agent.MaxStreamHeader); err != nil {

@@ -119,8 +119,10 @@ func transient(name string) bool {
 func loginOutput(ctx context.Context, u *User, env []string, limit time.Duration) ([]byte, error) {
 	p, err := Start(Command{
 		Path: u.Shell,
-		Args: []string{filepath.Base(u.Shell), "-l", "-c",
-			`printf '\000berth-environment\000'; env -0; printf '\000berth-environment\000'`},
+		Args: []string{
+			filepath.Base(u.Shell), "-l", "-c",
+			`printf '\000berth-environment\000'; env -0; printf '\000berth-environment\000'`,
+		},
 		Env:   env,
 		User:  u,
 		Merge: true, // what a profile says on stderr comes before the first mark

@@ -289,6 +289,16 @@ func profiled(t *testing.T, sh, text string) *User {
 	}
 	u := *current(t)
 	u.Shell, u.Home = path, t.TempDir()
+	if sh == "busybox" { // a shell by the name that it is called by, with nothing but its own tools
+		bin := t.TempDir()
+		for _, applet := range []string{"ash", "env"} {
+			if err := os.Symlink(path, filepath.Join(bin, applet)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		u.Shell = filepath.Join(bin, "ash")
+		text = strings.ReplaceAll(text, "/usr/bin:/bin", bin)
+	}
 	for _, name := range []string{".profile", ".bash_profile"} {
 		if err := os.WriteFile(filepath.Join(u.Home, name), []byte(text), 0o644); err != nil {
 			t.Fatal(err)
@@ -297,11 +307,19 @@ func profiled(t *testing.T, sh, text string) *User {
 	return &u
 }
 
+// tools is the directory that a profiled user's tools are in.
+func tools(u *User) string {
+	if filepath.Base(u.Shell) == "ash" {
+		return filepath.Dir(u.Shell)
+	}
+	return "/usr/bin:/bin"
+}
+
 func TestLogin(t *testing.T) {
-	for _, sh := range []string{"bash", "dash"} {
+	for _, sh := range []string{"bash", "dash", "busybox"} {
 		t.Run(sh, func(t *testing.T) {
 			u := profiled(t, sh, "echo noise\necho more noise >&2\nexport PATH=/opt/mine:/usr/bin:/bin GREETING='two\nlines'\n")
-			env, kept, err := Login(context.Background(), u, []string{"PATH=/image/bin:/usr/bin", "IMAGE=1", "GREETING=old"}, 30*time.Second)
+			env, kept, err := Login(context.Background(), u, []string{"PATH=/image/bin", "IMAGE=1", "GREETING=old"}, 30*time.Second)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -309,7 +327,7 @@ func TestLogin(t *testing.T) {
 				t.Error("a profile that sets PATH anew counts as one that keeps it")
 			}
 			for name, want := range map[string]string{
-				"PATH": "/opt/mine:/usr/bin:/bin:/image/bin", "GREETING": "two\nlines", "IMAGE": "1",
+				"PATH": "/opt/mine:" + tools(u) + ":/image/bin", "GREETING": "two\nlines", "IMAGE": "1",
 				"HOME": u.Home, "USER": u.Name, "SHELL": u.Shell, "SHLVL": "", "PWD": "",
 			} {
 				if got := Value(env, name); got != want {

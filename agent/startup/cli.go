@@ -88,7 +88,7 @@ func (r *Runner) download(ctx context.Context, m *agent.Manifest, dir string, as
 			err = os.Rename(tmp, filepath.Join(dir, "berth"))
 		}
 		if err != nil {
-			os.Remove(tmp)
+			_ = os.Remove(tmp)
 		}
 		return err
 	})

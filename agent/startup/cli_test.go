@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -39,6 +40,9 @@ func TestCLI(t *testing.T) {
 	if err != nil || string(out) != "berth 1\n" {
 		t.Errorf("bin/berth says %q, %v", out, err)
 	}
+	if target, err := os.Readlink(p.dir + "/bin/berth"); (err == nil) != (os.Getenv("BERTH_TEST_RUNTIME") != "") {
+		t.Errorf("bin/berth is a link to %q: %v", target, err)
+	}
 	p.manifest.StartBuild = "b2"
 	p.give()
 	p.wait()
@@ -63,5 +67,25 @@ func TestCLI(t *testing.T) {
 	}
 	if got := p.read(p.dir + "/bin/berth"); got != body {
 		t.Errorf("a wrong download took the place of the right one")
+	}
+}
+
+// TestCLINoExec runs TestCLI with a runtime directory from which nothing can be run.
+func TestCLINoExec(t *testing.T) {
+	dir := t.TempDir()
+	exe, err := os.Executable()
+	must(t, err)
+	mount := `mount -t tmpfs -o noexec,mode=0755 tmpfs "$1" && exec "$2" -test.run '^TestCLI$' -test.v`
+	cmd := exec.Command("unshare", "--mount", "sh", "-c", mount, "sh", dir, exe)
+	if err := exec.Command("unshare", "--mount", "true").Run(); err != nil {
+		t.Skipf("no mount namespaces here: %v", err)
+	}
+	for d := dir; d != "/tmp" && d != "/"; d = filepath.Dir(d) {
+		must(t, os.Chmod(d, 0o755))
+	}
+	cmd.Env = append(os.Environ(), "BERTH_TEST_RUNTIME="+dir)
+	out, err := cmd.CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "--- PASS: TestCLI") {
+		t.Errorf("%v\n%s", err, out)
 	}
 }

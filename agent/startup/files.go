@@ -60,7 +60,7 @@ func writeFile(path string, data []byte, mode os.FileMode, uid, gid int) (err er
 	}
 	defer func() {
 		if err != nil {
-			os.Remove(tmp)
+			_ = os.Remove(tmp)
 		}
 	}()
 	defer f.Close()

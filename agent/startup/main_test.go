@@ -105,6 +105,9 @@ func newPlace(t *testing.T) *place {
 	t.Cleanup(func() { os.RemoveAll(top) })
 	p := &place{t: t, dir: filepath.Join(top, "run"), home: filepath.Join(top, "home"), coder: filepath.Join(top, "coder")}
 	must(t, os.Chmod(top, 0o755))
+	if dir := os.Getenv("BERTH_TEST_RUNTIME"); dir != "" {
+		p.dir = filepath.Join(dir, "run")
+	}
 	for _, d := range []string{p.dir, p.home, p.coder} {
 		must(t, os.Mkdir(d, 0o755))
 	}

@@ -9,9 +9,6 @@ import (
 	"berth/agent/shell"
 )
 
-// maxPersonalize caps what is compared of the file that is there.
-const maxPersonalize = 1 << 20
-
 // personalize writes ~/personalize where the user stored one, and runs it if it is there. Berth writes the stored
 // script over the file; without a stored one the file is the user's own business.
 func (r *Runner) personalize(ctx context.Context, j *job, stored *string) outcome {

@@ -22,8 +22,10 @@ func TestStepsInOrder(t *testing.T) {
 	script := "#!/bin/sh\ncat < \"$BERTH_SECRETS_DIR/npmrc\"\necho personalize >> ~/order\n"
 	p.manifest.Personalize = &script
 	p.manifest.Secrets = []agent.UserSecret{
-		{Name: "key", Env: "MY_KEY", Value: "s3cret value"}, {Name: "npm", File: "npmrc", Value: "token=1"},
-		{Name: "bad", Env: "BERTH_URL", Value: "http://evil"}, {Name: "bad", Env: "A B", Value: "x"},
+		{Name: "key", Env: "MY_KEY", Value: "s3cret value"},
+		{Name: "npm", File: "npmrc", Value: "token=1"},
+		{Name: "bad", Env: "BERTH_URL", Value: "http://evil"},
+		{Name: "bad", Env: "A B", Value: "x"},
 	}
 	p.run()
 	for _, step := range []string{agent.StepSecrets, agent.StepConfigure, agent.StepDotfiles, agent.StepPersonalize} {
