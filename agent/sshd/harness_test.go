@@ -212,7 +212,7 @@ func (w *workspace) config(identities ...string) {
 // command makes a client's command with the workspace's ssh_config, which ends with the test's time.
 func (w *workspace) command(name string, args ...string) *exec.Cmd {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	w.t.Cleanup(cancel)
 	cmd := exec.CommandContext(ctx, name, append([]string{"-F", filepath.Join(w.dir, "config")}, args...)...)
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + w.dir, "TERM=xterm-256color", "LC_ALL=C"}

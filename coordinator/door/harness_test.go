@@ -260,7 +260,7 @@ func (w *world) write(name string, b []byte) string {
 
 func (w *world) command(name string, args ...string) *exec.Cmd {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	w.t.Cleanup(cancel)
 	cmd := exec.CommandContext(ctx, name, append([]string{"-F", filepath.Join(w.dir, "config")}, args...)...)
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + w.dir, "TERM=xterm-256color", "LC_ALL=C"}

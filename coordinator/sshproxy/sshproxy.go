@@ -21,7 +21,7 @@ const (
 	// lastWords is how long that delivery may take in all.
 	lastWords = 30 * time.Second
 	// lossDelay is how long a lost connection may take to be seen after its channels have ended.
-	lossDelay = 50 * time.Millisecond
+	lossDelay = 500 * time.Millisecond
 	// maxChannels is how many channels each side may hold open through the other.
 	maxChannels = 1000
 	// maxQueue is how many requests may wait for their turn in one direction of a connection or channel. A side that
