@@ -84,6 +84,9 @@ func (s *server) showBuild(ctx context.Context, in *BuildPath) (*output[rest.Bui
 		return nil, err
 	}
 	x, err := s.view(ctx).build(ctx, ws, b)
+	if err == nil && b.Status == coordinator.BuildQueued {
+		x.Ahead, err = s.Store.QueuedBefore(ctx, b.ID)
+	}
 	if err != nil || b.Transition != coordinator.Start {
 		return out(x), err
 	}

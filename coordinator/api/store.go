@@ -81,6 +81,7 @@ type builds interface {
 	Build(ctx context.Context, id coordinator.BuildID) (coordinator.Build, error)
 	BuildByNumber(ctx context.Context, ws coordinator.WorkspaceID, n int) (coordinator.Build, error)
 	Builds(ctx context.Context, ws coordinator.WorkspaceID, before, limit int) ([]coordinator.Build, error)
+	QueuedBefore(ctx context.Context, id coordinator.BuildID) (int, error)
 	Log(ctx context.Context, build coordinator.BuildID, source string, from, limit int) ([]coordinator.LogLine, error)
 	LogSources(ctx context.Context, build coordinator.BuildID) ([]string, error)
 }
