@@ -238,7 +238,7 @@ func TestSandboxSeesNoDataDirectory(t *testing.T) {
 	}
 	eachVariant(t, func(t *testing.T, g coordinator.HostGrant, want Isolation) {
 		if want != Bubblewrap {
-			t.Skip("no isolation")
+			return // there is nothing to see without isolation
 		}
 		h, other := testHost(t, g, "wsa", "alice"), testHost(t, g, "wsb", "bob")
 		data := filepath.Dir(g.Homes)

@@ -173,7 +173,7 @@ func TestBuildUser(t *testing.T) {
 func TestDial(t *testing.T) {
 	socket := os.Getenv("BERTH_TEST_DIAL")
 	if socket == "" {
-		t.Skip("for another test")
+		return // run by hand of another test only
 	}
 	c, err := net.Dial("unix", socket)
 	if err != nil {
