@@ -171,7 +171,9 @@ func TestKeySizes(t *testing.T) {
 func TestAlgorithms(t *testing.T) {
 	w := serve(t)
 	for _, args := range [][]string{
-		{"-o", "KexAlgorithms=diffie-hellman-group14-sha256"}, {"-o", "Ciphers=aes128-cbc"}, {"-o", "Ciphers=aes128-ctr", "-o", "MACs=hmac-sha1"},
+		{"-o", "KexAlgorithms=diffie-hellman-group14-sha256"},
+		{"-o", "Ciphers=aes128-cbc"},
+		{"-o", "Ciphers=aes128-ctr", "-o", "MACs=hmac-sha1"},
 		{"-o", "HostKeyAlgorithms=ssh-rsa"},
 	} {
 		if _, errOut, code := w.ssh(nil, append(args, "dev.berth", "true")...); code != 255 || !strings.Contains(errOut, "no matching") {
@@ -199,8 +201,10 @@ func TestHostKeysAreAnnounced(t *testing.T) {
 	w := serve(t)
 	known := w.write("learned", nil)
 	for range 2 {
-		args := []string{"-o", "UserKnownHostsFile=" + known, "-o", "StrictHostKeyChecking=accept-new", "-o", "UpdateHostKeys=yes",
-			"-o", "HostKeyAlgorithms=ssh-ed25519,ecdsa-sha2-nistp256", "dev.berth", "sleep 0.5"}
+		args := []string{
+			"-o", "UserKnownHostsFile=" + known, "-o", "StrictHostKeyChecking=accept-new", "-o", "UpdateHostKeys=yes",
+			"-o", "HostKeyAlgorithms=ssh-ed25519,ecdsa-sha2-nistp256", "dev.berth", "sleep 0.5",
+		}
 		if _, errOut, code := w.ssh(nil, args...); code != 0 {
 			t.Fatalf("%q, %d", errOut, code)
 		}

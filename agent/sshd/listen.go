@@ -180,7 +180,7 @@ func listenUnix(u *shell.User, path string) (net.Listener, error) {
 		l.SetUnlinkOnClose(false)
 		// A hard link fails where something is there already; that is left alone.
 		if err := errors.Join(os.Chmod(private, 0o600), os.Link(private, path)); err != nil {
-			l.Close()
+			_ = l.Close()
 			return fmt.Errorf("listen: %w", err)
 		}
 		return nil

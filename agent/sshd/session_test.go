@@ -26,8 +26,13 @@ func TestExitCodes(t *testing.T) {
 		command string
 		want    int
 	}{
-		{"true", 0}, {"exit 1", 1}, {"exit 7", 7}, {"exit 254", 254}, {"exit 255", 255},
-		{"/nonexistent/command", 127}, {"/etc", 126},
+		{"true", 0},
+		{"exit 1", 1},
+		{"exit 7", 7},
+		{"exit 254", 254},
+		{"exit 255", 255},
+		{"/nonexistent/command", 127},
+		{"/etc", 126},
 	} {
 		if _, _, got := w.ssh(nil, "dev.berth", tt.command); got != tt.want {
 			t.Errorf("%q: exit %d, want %d", tt.command, got, tt.want)
@@ -236,10 +241,22 @@ func TestAllowedEnv(t *testing.T) {
 		name, value string
 		want        bool
 	}{
-		{"LANG", "C", true}, {"LC_ALL", "", true}, {"MY_VAR", "x=y;$z", true}, {"COLORTERM", "truecolor", true},
-		{"LD_PRELOAD", "x", false}, {"LD_LIBRARY_PATH", "x", false}, {"BASH_ENV", "x", false}, {"ENV", "x", false},
-		{"SHELLOPTS", "x", false}, {"BASH_FUNC_ls%%", "x", false}, {"SSH_CLIENT", "x", false}, {"BERTH_TOKEN_FILE", "x", false},
-		{"", "x", false}, {"A=B", "x", false}, {"A", "x\x00y", false}, {strings.Repeat("A", 200), "x", false},
+		{"LANG", "C", true},
+		{"LC_ALL", "", true},
+		{"MY_VAR", "x=y;$z", true},
+		{"COLORTERM", "truecolor", true},
+		{"LD_PRELOAD", "x", false},
+		{"LD_LIBRARY_PATH", "x", false},
+		{"BASH_ENV", "x", false},
+		{"ENV", "x", false},
+		{"SHELLOPTS", "x", false},
+		{"BASH_FUNC_ls%%", "x", false},
+		{"SSH_CLIENT", "x", false},
+		{"BERTH_TOKEN_FILE", "x", false},
+		{"", "x", false},
+		{"A=B", "x", false},
+		{"A", "x\x00y", false},
+		{strings.Repeat("A", 200), "x", false},
 	} {
 		if got := allowedEnv(tt.name, tt.value); got != tt.want {
 			t.Errorf("%q=%q: got %v", tt.name, tt.value, got)
@@ -632,8 +649,11 @@ func TestLookups(t *testing.T) {
 		t.Fatal("the tests need OpenSSH's client:", err)
 	}
 	for _, tt := range []struct{ peer, host, port string }{
-		{"192.0.2.7:50122", "192.0.2.7", "50122"}, {"[2001:db8::1]:9", "2001:db8::1", "9"},
-		{"", "0.0.0.0", "0"}, {"a b:1", "0.0.0.0", "0"}, {"x", "0.0.0.0", "0"},
+		{"192.0.2.7:50122", "192.0.2.7", "50122"},
+		{"[2001:db8::1]:9", "2001:db8::1", "9"},
+		{"", "0.0.0.0", "0"},
+		{"a b:1", "0.0.0.0", "0"},
+		{"x", "0.0.0.0", "0"},
 	} {
 		if h, p := splitPeer(tt.peer); h != tt.host || p != tt.port {
 			t.Errorf("%q: got %q %q", tt.peer, h, p)

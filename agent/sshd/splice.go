@@ -63,7 +63,8 @@ func splice(ch ssh.Channel, reqs <-chan *ssh.Request, nc halfCloser) {
 func pass(dst interface {
 	io.Writer
 	CloseWrite() error
-}, src io.Reader, moved *atomic.Int64) error {
+}, src io.Reader, moved *atomic.Int64,
+) error {
 	if _, err := io.Copy(meter{dst, moved}, src); err != nil {
 		return err
 	}

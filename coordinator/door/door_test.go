@@ -615,8 +615,12 @@ func TestSwallowVersion(t *testing.T) {
 		in   string
 		want bool
 	}{
-		{agent.SSHVersion + "\r\nrest", true}, {agent.SSHVersion + "\nrest", true},
-		{"SSH-2.0-Other\r\n", false}, {`{"ok":false,"error":"x"}` + "\n", false}, {strings.Repeat("x", 1000), false}, {"", false},
+		{agent.SSHVersion + "\r\nrest", true},
+		{agent.SSHVersion + "\nrest", true},
+		{"SSH-2.0-Other\r\n", false},
+		{`{"ok":false,"error":"x"}` + "\n", false},
+		{strings.Repeat("x", 1000), false},
+		{"", false},
 	} {
 		r := strings.NewReader(tt.in)
 		err := swallowVersion(r)

@@ -83,7 +83,7 @@ func (c *conn) wait(work func(ctx context.Context, progress func(coordinator.Pro
 			}
 			if err := c.pre.SendAuthBanner(text); err != nil {
 				cancel()
-				<-done
+				_ = <-done // the wait was ended here
 				return err
 			}
 		}
