@@ -222,7 +222,8 @@ func (c *conn) jumpTo(nc ssh.NewChannel, t coordinator.Target) {
 			timer := time.NewTimer(farewell)
 			defer timer.Stop()
 			select {
-			case <-sent:
+			case err := <-sent:
+				c.log.Debug("a refused client hung up", "err", err)
 			case <-gone:
 			case <-timer.C:
 			}

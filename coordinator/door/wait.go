@@ -83,8 +83,7 @@ func (c *conn) wait(work func(ctx context.Context, progress func(coordinator.Pro
 			}
 			if err := c.pre.SendAuthBanner(text); err != nil {
 				cancel()
-				_ = <-done // the wait was ended here
-				return err
+				return errors.Join(err, <-done)
 			}
 		}
 	}
