@@ -31,7 +31,7 @@ func (r *raw) session(ctx context.Context, t coordinator.Transition) (*provider.
 	return provider.Serve(ctx, coordinator.Job{
 		ID: string(ws), Transition: t, Workspace: "raw", WorkspaceID: ws,
 		Owner: coordinator.JobOwner{ID: "benchowner", Name: "bench"}, Template: "local", VersionID: "v", Version: 1,
-		ModuleDir: r.module(), AccessURL: "http://" + r.bed.http, AgentURL: "http://" + r.bed.http, AgentKey: make([]byte, 32),
+		ModuleDir: r.version(), AccessURL: "http://" + r.bed.http, AgentURL: "http://" + r.bed.http, AgentKey: make([]byte, 32),
 		Host: coordinator.HostGrant{
 			Homes: filepath.Join(r.bed.dir, "rawhomes"), Run: filepath.Join(r.bed.dir, "rawrun"),
 			Agent: filepath.Join(r.bed.bin, "berth-agent"), Insecure: true,
@@ -39,7 +39,10 @@ func (r *raw) session(ctx context.Context, t coordinator.Transition) (*provider.
 	}, socket)
 }
 
-func (r *raw) module() string { return filepath.Join(r.dir, fmt.Sprintf("m%d", r.n)) }
+// version is what the directory of a template version is to the coordinator, and module the module in it.
+func (r *raw) version() string { return filepath.Join(r.dir, fmt.Sprintf("m%d", r.n)) }
+
+func (r *raw) module() string { return filepath.Join(r.version(), "module") }
 
 // fresh makes a new copy of the module with no state.
 func (r *raw) fresh() error {
