@@ -18,7 +18,6 @@ import (
 
 const (
 	holdLimit  = 20 * time.Second // for the record of an agent that is ahead of it
-	probeLimit = 3 * time.Second  // for the answer of an agent whose token another uses
 	builtLimit = 10               // builds that are looked back at
 )
 
@@ -70,6 +69,7 @@ var (
 	errReplaced   = &refusal{status: 409, code: agent.CodeReplaced, msg: "another instance of this agent has replaced this one"}
 	errBusy       = &refusal{status: 503, code: agent.CodeTryAgain, msg: "many agents come back at once", retry: 2}
 	errAhead      = &refusal{status: 503, code: agent.CodeTryAgain, msg: "the agent is not recorded yet", retry: 1}
+	errUnsure     = &refusal{status: 503, code: agent.CodeTryAgain, msg: "an agent with another key may still be connected", retry: 5}
 	errStore      = &refusal{status: 503, code: agent.CodeTryAgain, msg: "the coordinator cannot look now", retry: 2}
 )
 
@@ -334,14 +334,9 @@ func (h *Hub) record(ctx context.Context, ws coordinator.WorkspaceID, agentID st
 // let another take over an agent that is there: its key is known, and it is asked whether it is alive.
 func (h *Hub) pin(ctx context.Context, who claim, rec *coordinator.WorkspaceAgent) error {
 	if l, err := h.newest(who.ws, who.agentID); err == nil && !bytes.Equal(l.key, who.key) {
-		probe, cancel := context.WithTimeout(ctx, probeLimit)
-		_, err := l.ping(probe)
-		cancel()
-		if err == nil {
-			h.log.Warn("another key uses the token of an agent that is connected", "workspace", who.name, "peer", who.peer)
-			return errOtherKey
+		if err := h.displace(ctx, l, who); err != nil {
+			return err
 		}
-		l.end("it does not answer, and another agent has come")
 	}
 	if bytes.Equal(rec.PinnedKey, who.key) {
 		return nil
@@ -360,6 +355,25 @@ func (h *Hub) pin(ctx context.Context, who claim, rec *coordinator.WorkspaceAgen
 		return fmt.Errorf("pin key: %w", err)
 	}
 	rec.PinnedKey = who.key
+	return nil
+}
+
+// displace ends a link in favour of who comes with another key, if its agent is dead: it is lost, or it leaves a ping
+// unanswered and has sent nothing for as long as a link may be silent. Nothing that who does shortens the ping's time,
+// and what proves nothing ends no link.
+func (h *Hub) displace(ctx context.Context, l *link, who claim) error {
+	probe, cancel := context.WithTimeout(context.WithoutCancel(ctx), h.limits.probe)
+	defer cancel()
+	_, err := l.ping(probe)
+	switch {
+	case err == nil:
+		h.log.Warn("another key uses the token of an agent that is connected", "workspace", who.name, "peer", who.peer)
+		return errOtherKey
+	case l.session.IsClosed():
+	case ctx.Err() != nil || probe.Err() == nil || !l.silent():
+		return errUnsure
+	}
+	l.end("it does not answer, and another agent has come")
 	return nil
 }
 

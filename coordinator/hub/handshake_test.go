@@ -361,17 +361,64 @@ func TestOtherKey(t *testing.T) {
 	pinned.restarted().refused(403, agent.CodeOtherKey)
 }
 
-// TestSilentLinkGivesWay: a link that does not answer does not keep its successor out.
+// TestSilentLinkGivesWay: a link that neither answers nor sends heartbeats does not keep its successor out.
 func TestSilentLinkGivesWay(t *testing.T) {
-	w := newWorld(t).up()
+	w := newWorld(t)
+	w.hub.limits.probe = 200 * time.Millisecond
+	w.up()
 	resp, conn := w.agent().dial() // and never a yamux frame
 	if conn == nil {
 		t.Fatal(resp.Status)
 	}
 	defer conn.Close()
 	w.connected()
-	w.agent().link()
-	eventually(t, "one link", func() bool { return len(w.hub.linksOf(w.ws.ID)) == 1 })
+	l, err := w.hub.newest(w.ws.ID, agentID)
+	ok(t, err)
+	next := w.agent()
+	next.refused(503, agent.CodeTryAgain)
+	if l.session.IsClosed() {
+		t.Fatal("it was ended though it may be slow only")
+	}
+	l.heard.Store(time.Now().Add(-agent.HeartbeatTimeout).UnixNano())
+	next.link()
+	eventually(t, "one link", func() bool {
+		links := w.hub.linksOf(w.ws.ID)
+		return len(links) == 1 && links[0] != l
+	})
+}
+
+// TestNothingProvedEndsNoLink: a stranger with the token who hangs up, or comes while pings are under way, changes
+// nothing, however long the link has sent nothing.
+func TestNothingProvedEndsNoLink(t *testing.T) {
+	w := newWorld(t)
+	w.hub.limits.probe = 200 * time.Millisecond
+	w.up()
+	a := w.agent().link()
+	w.connected()
+	l, err := w.hub.newest(w.ws.ID, agentID)
+	ok(t, err)
+	l.heard.Store(time.Now().Add(-agent.HeartbeatTimeout).UnixNano())
+	who := claim{ws: w.ws.ID, agentID: agentID, name: "alice/dev", key: []byte("another")}
+	gone, hangUp := context.WithCancel(ctx)
+	hangUp()
+	rec := w.stored()
+	if err := w.hub.pin(gone, who, &rec); err != errOtherKey {
+		t.Errorf("one that hung up: %v", err)
+	}
+	for range pingsAtOnce {
+		l.pings <- struct{}{}
+	}
+	for name, c := range map[string]context.Context{"one that waits": ctx, "one that hung up": gone} {
+		if err := w.hub.pin(c, who, &rec); err != errUnsure {
+			t.Errorf("%s, no ping is free: %v", name, err)
+		}
+	}
+	for range pingsAtOnce {
+		<-l.pings
+	}
+	if a.session.IsClosed() || l.session.IsClosed() || bytes.Equal(w.stored().PinnedKey, who.key) {
+		t.Error("the pinned agent was put out")
+	}
 }
 
 func TestStrangersAreCheap(t *testing.T) {

@@ -103,9 +103,10 @@ type limits struct {
 	heartbeat time.Duration // without a message
 	open      time.Duration // to take up a stream
 	grace     time.Duration // to end its direction of a stream that we have closed
+	probe     time.Duration // to answer when another uses its token
 }
 
-var defaultLimits = limits{heartbeat: agent.HeartbeatTimeout, open: 30 * time.Second, grace: 10 * time.Second}
+var defaultLimits = limits{heartbeat: agent.HeartbeatTimeout, open: 30 * time.Second, grace: 10 * time.Second, probe: 3 * time.Second}
 
 // New returns a Hub without links.
 func New(c Config) *Hub {

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/yamux"
@@ -36,6 +37,7 @@ type link struct {
 	session  *yamux.Session
 	reporter *reporter // set by Hub.enter
 	deadman  *time.Timer
+	heard    atomic.Int64 // when it came or sent its last message, in Unix nanoseconds
 	pings    chan struct{}
 	log      *slog.Logger
 
@@ -63,6 +65,7 @@ func newLink(h *Hub, c net.Conn, rest []byte, who claim) (*link, error) {
 		streams: make(map[*stream]struct{}),
 		log:     h.log.With("workspace", who.name, "agent", who.agentID),
 	}
+	l.heard.Store(time.Now().UnixNano())
 	session, err := yamux.Server(l.guard, &yamux.Config{
 		AcceptBacklog:          maxAgentStreams + maxUnacked,
 		EnableKeepAlive:        false, // its ping waits behind bulk data; the agent's heartbeat does not end a link for that
@@ -139,7 +142,15 @@ func (l *link) end(why string) {
 }
 
 // alive puts off the link's end for want of heartbeats.
-func (l *link) alive() { l.deadman.Reset(l.hub.limits.heartbeat) }
+func (l *link) alive() {
+	l.heard.Store(time.Now().UnixNano())
+	l.deadman.Reset(l.hub.limits.heartbeat)
+}
+
+// silent reports whether the agent has sent no message for as long as a link may be silent.
+func (l *link) silent() bool {
+	return time.Since(time.Unix(0, l.heard.Load())) >= l.hub.limits.heartbeat
+}
 
 // accept serves one stream that the agent opened.
 func (l *link) accept(ctx context.Context, s *stream) {
