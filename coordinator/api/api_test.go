@@ -47,6 +47,8 @@ type world struct {
 	audits  []string // actor, action and target
 	done    chan struct{}
 
+	auditErr error // of Audit
+
 	owner, member, other coordinator.User
 	tokens               map[string]string // by who: owner, member, other, workspace
 	dev                  coordinator.Workspace
@@ -175,6 +177,9 @@ type auditing struct {
 }
 
 func (a auditing) Audit(ctx context.Context, e coordinator.AuditEntry) error {
+	if a.w.auditErr != nil {
+		return a.w.auditErr
+	}
 	a.w.audits = append(a.w.audits, e.ActorName+" "+e.Action+" "+e.Target)
 	return a.Store.Audit(ctx, e)
 }

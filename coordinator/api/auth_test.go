@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -203,10 +204,12 @@ func TestSetup(t *testing.T) {
 			}
 		})
 	}
+	w.auditErr = errors.New("disk full") // costs nobody the only token
 	made := get[rest.CreatedUser](w, "", "POST", "/setup", rest.Setup{Token: "bs1_setup\n", Name: "olga", FullName: "Olga O"})
 	if made.User.Role != coordinator.RoleOwner || !strings.HasPrefix(made.Token, "bt1_") {
 		t.Errorf("got %+v", made)
 	}
+	w.auditErr = nil
 	w.tokens["olga"] = made.Token
 	if me := get[rest.Whoami](w, "olga", "GET", "/whoami", nil); me.Name != "olga" || me.Workspace != "" {
 		t.Errorf("whoami: %+v", me)

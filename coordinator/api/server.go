@@ -60,15 +60,20 @@ func (s *server) setup(ctx context.Context, in *setupInput) (*output[rest.Create
 		return nil, s.failedAuth(in.request, coordinator.Errorf(coordinator.CodeUnauthenticated, "the setup token is not valid").
 			WithHint("it is in the file setup-token in berthd's data directory"))
 	}
+	ctx = context.WithoutCancel(ctx) // from here on the only key to the installation is at stake
 	u := coordinator.User{Name: in.Body.Name, FullName: in.Body.FullName, Email: in.Body.Email, Role: coordinator.RoleOwner}
-	created, err := s.newUser(ctx, &u, in.Body.Device, s.Store.CreateFirstUser)
+	created, err := s.newUser(ctx, &u, in.Body.Device, s.Store.CreateFirstUserWithToken)
 	if err != nil {
 		return nil, err
 	}
 	if err := s.Setup.Done(ctx); err != nil {
 		s.Logger.ErrorContext(ctx, "remove setup token", "err", err) // it is worthless now
 	}
-	return out(created), s.audit(ctx, coordinator.Actor{User: u}, "user.create", u.Name, "first owner")
+	// An error here would keep the owner's token from them, and there is no other.
+	if err := s.audit(ctx, coordinator.Actor{User: u}, "user.create", u.Name, "first owner"); err != nil {
+		s.Logger.ErrorContext(ctx, "write down the setup", "user", u.Name, "err", err)
+	}
+	return out(created), nil
 }
 
 func (s *server) whoami(ctx context.Context, _ *empty) (*output[rest.Whoami], error) {

@@ -22,7 +22,7 @@ type Store interface {
 
 type users interface {
 	CreateUser(ctx context.Context, u *coordinator.User, git coordinator.GitKey) error
-	CreateFirstUser(ctx context.Context, u *coordinator.User, git coordinator.GitKey) error
+	CreateFirstUserWithToken(ctx context.Context, u *coordinator.User, git coordinator.GitKey, t *coordinator.Token, hash [32]byte) error
 	User(ctx context.Context, id coordinator.UserID) (coordinator.User, error)
 	UserByName(ctx context.Context, name string) (coordinator.User, error)
 	Users(ctx context.Context, after string, limit int) ([]coordinator.User, error)

@@ -13,11 +13,16 @@ const maxLifetime = 10 * 365 * 24 * time.Hour
 
 // mint makes an API token for user and returns its secret, which is stored nowhere.
 func (s *server) mint(ctx context.Context, user coordinator.UserID, name string, lifetime time.Duration) (coordinator.Token, string, error) {
-	secret, hash := coordinator.NewAPIToken(coordinator.APITokenPrefix)
-	now := s.Now()
-	t := coordinator.Token{UserID: user, Name: name, Created: now, Expires: now.Add(lifetime)}
+	t, secret, hash := s.newToken(user, name, lifetime)
 	err := s.Store.CreateToken(ctx, &t, hash)
-	return t, string(secret), err
+	return t, secret, err
+}
+
+// newToken makes an API token, its secret and the hash under which it is to be stored.
+func (s *server) newToken(user coordinator.UserID, name string, lifetime time.Duration) (t coordinator.Token, secret string, hash [32]byte) {
+	plain, hash := coordinator.NewAPIToken(coordinator.APITokenPrefix)
+	now := s.Now()
+	return coordinator.Token{UserID: user, Name: name, Created: now, Expires: now.Add(lifetime)}, string(plain), hash
 }
 
 func restToken(current coordinator.TokenID) func(coordinator.Token) rest.Token {

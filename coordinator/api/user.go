@@ -31,10 +31,12 @@ func checkPerson(u coordinator.User) error {
 	return nil
 }
 
-// newUser checks u, makes their Git key, stores both by create, and mints the token of their first device.
+// newUser checks u, makes their Git key and the token of their first device, and stores all three by create. A client
+// that goes away does not end it half way.
 func (s *server) newUser(ctx context.Context, u *coordinator.User, device string,
-	create func(context.Context, *coordinator.User, coordinator.GitKey) error,
+	create func(context.Context, *coordinator.User, coordinator.GitKey, *coordinator.Token, [32]byte) error,
 ) (rest.CreatedUser, error) {
+	ctx = context.WithoutCancel(ctx)
 	if err := checkPerson(*u); err != nil {
 		return rest.CreatedUser{}, err
 	}
@@ -42,14 +44,23 @@ func (s *server) newUser(ctx context.Context, u *coordinator.User, device string
 	if err != nil {
 		return rest.CreatedUser{}, err
 	}
-	if err := create(ctx, u, git); err != nil {
-		return rest.CreatedUser{}, err
-	}
 	if device = oneLine(device); device == "" {
 		device = "first sign-in"
 	}
-	_, secret, err := s.mint(ctx, u.ID, device, coordinator.TokenLifetime)
-	return rest.CreatedUser{User: restUser(*u), Token: secret}, err
+	t, secret, hash := s.newToken("", device, coordinator.TokenLifetime)
+	if err := create(ctx, u, git, &t, hash); err != nil {
+		return rest.CreatedUser{}, err
+	}
+	return rest.CreatedUser{User: restUser(*u), Token: secret}, nil
+}
+
+// storeUser stores a user, and their token after them.
+func (s *server) storeUser(ctx context.Context, u *coordinator.User, git coordinator.GitKey, t *coordinator.Token, hash [32]byte) error {
+	if err := s.Store.CreateUser(ctx, u, git); err != nil {
+		return err
+	}
+	t.UserID = u.ID
+	return s.Store.CreateToken(ctx, t, hash)
 }
 
 func (s *server) listUsers(ctx context.Context, in *PageInput) (*output[rest.Page[rest.User]], error) {
@@ -78,7 +89,7 @@ func (s *server) createUser(ctx context.Context, in *struct{ Body rest.CreateUse
 		}
 		keys = append(keys, newKey(pub, comment))
 	}
-	created, err := s.newUser(ctx, &u, "", s.Store.CreateUser)
+	created, err := s.newUser(ctx, &u, "", s.storeUser)
 	if err != nil {
 		return nil, err
 	}

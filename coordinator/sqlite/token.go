@@ -23,30 +23,37 @@ func scanToken(r row) (t coordinator.Token, err error) {
 
 // CreateToken stores a token under its hash, and fills in ID and Created.
 func (s *Store) CreateToken(ctx context.Context, t *coordinator.Token, hash [32]byte) error {
-	n := *t
-	n.ID, n.Created, n.Expires, n.LastUsed = coordinator.TokenID(coordinator.NewID()), stored(orNow(t.Created)), stored(t.Expires), time.Time{}
-	err := s.in(ctx, "create token", func(tx *sql.Tx) error {
-		if n.WorkspaceID == "" {
-			var have int
-			if err := tx.QueryRowContext(ctx, `SELECT count(*) FROM tokens WHERE user_id = ? AND workspace_id IS NULL`, n.UserID).Scan(&have); err != nil {
-				return err
-			}
-			if have >= maxTokens {
-				return coordinator.Errorf(coordinator.CodeConflict, "you have %d tokens, and may have no more", have).WithHint("delete some first")
-			}
-		}
-		_, err := tx.ExecContext(ctx, `INSERT INTO tokens (id, user_id, name, hash, workspace_id, created, expires, last_used) VALUES (?, ?, ?, ?, ?, ?, ?, 0)`,
-			n.ID, n.UserID, n.Name, hash[:], null(n.WorkspaceID), ms(n.Created), ms(n.Expires))
-		if err != nil || n.WorkspaceID == "" {
-			return err
-		}
-		_, err = tx.ExecContext(ctx, `DELETE FROM tokens WHERE rowid IN
-			(SELECT rowid FROM tokens WHERE workspace_id = ? ORDER BY created DESC, rowid DESC LIMIT -1 OFFSET ?)`, n.WorkspaceID, maxWorkspaceTokens)
-		return err
-	})
+	n := newToken(*t)
+	err := s.in(ctx, "create token", func(tx *sql.Tx) error { return insertToken(ctx, tx, n, hash) })
 	if err == nil {
 		*t = n
 	}
+	return err
+}
+
+// newToken returns t as it is stored.
+func newToken(t coordinator.Token) coordinator.Token {
+	t.ID, t.Created, t.Expires, t.LastUsed = coordinator.TokenID(coordinator.NewID()), stored(orNow(t.Created)), stored(t.Expires), time.Time{}
+	return t
+}
+
+func insertToken(ctx context.Context, tx *sql.Tx, n coordinator.Token, hash [32]byte) error {
+	if n.WorkspaceID == "" {
+		var have int
+		if err := tx.QueryRowContext(ctx, `SELECT count(*) FROM tokens WHERE user_id = ? AND workspace_id IS NULL`, n.UserID).Scan(&have); err != nil {
+			return err
+		}
+		if have >= maxTokens {
+			return coordinator.Errorf(coordinator.CodeConflict, "you have %d tokens, and may have no more", have).WithHint("delete some first")
+		}
+	}
+	_, err := tx.ExecContext(ctx, `INSERT INTO tokens (id, user_id, name, hash, workspace_id, created, expires, last_used) VALUES (?, ?, ?, ?, ?, ?, ?, 0)`,
+		n.ID, n.UserID, n.Name, hash[:], null(n.WorkspaceID), ms(n.Created), ms(n.Expires))
+	if err != nil || n.WorkspaceID == "" {
+		return err
+	}
+	_, err = tx.ExecContext(ctx, `DELETE FROM tokens WHERE rowid IN
+		(SELECT rowid FROM tokens WHERE workspace_id = ? ORDER BY created DESC, rowid DESC LIMIT -1 OFFSET ?)`, n.WorkspaceID, maxWorkspaceTokens)
 	return err
 }
 

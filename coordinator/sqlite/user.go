@@ -21,26 +21,52 @@ func scanUser(r row) (u coordinator.User, err error) {
 // CreateUser stores u with the key that their workspaces present to Git hosts. It fills in ID, HostUID and Created. A
 // name that is taken is CodeConflict.
 func (s *Store) CreateUser(ctx context.Context, u *coordinator.User, git coordinator.GitKey) error {
-	return s.createUser(ctx, u, git, false)
+	return s.createUser(ctx, u, git, false, nil)
 }
 
 // CreateFirstUser is CreateUser where there is no user yet; else it is CodeConflict.
 func (s *Store) CreateFirstUser(ctx context.Context, u *coordinator.User, git coordinator.GitKey) error {
-	return s.createUser(ctx, u, git, true)
+	return s.createUser(ctx, u, git, true, nil)
 }
 
-func (s *Store) createUser(ctx context.Context, u *coordinator.User, git coordinator.GitKey, first bool) error {
+// CreateFirstUserWithToken is CreateFirstUser and CreateToken for that user in one transaction: a first user without a
+// token could never sign in. It fills in both.
+func (s *Store) CreateFirstUserWithToken(ctx context.Context, u *coordinator.User, git coordinator.GitKey, t *coordinator.Token, hash [32]byte) error {
+	var n coordinator.Token
+	err := s.createUser(ctx, u, git, true, func(tx *sql.Tx, made coordinator.User) error {
+		n = newToken(*t)
+		n.UserID = made.ID
+		return insertToken(ctx, tx, n, hash)
+	})
+	if err == nil {
+		*t = n
+	}
+	return err
+}
+
+// noUser is CodeConflict where there is a user already.
+func noUser(ctx context.Context, tx *sql.Tx) error {
+	var count int
+	if err := tx.QueryRowContext(ctx, `SELECT count(*) FROM users`).Scan(&count); err != nil {
+		return err
+	}
+	if count > 0 {
+		return coordinator.Errorf(coordinator.CodeConflict, "the first user exists already").
+			WithHint("ask an owner of this installation for an account")
+	}
+	return nil
+}
+
+// createUser makes u, with first only where there is nobody yet, and in the same transaction does what also says.
+func (s *Store) createUser(ctx context.Context, u *coordinator.User, git coordinator.GitKey, first bool,
+	also func(*sql.Tx, coordinator.User) error,
+) error {
 	n := *u
 	n.ID, n.Created = coordinator.UserID(coordinator.NewID()), stored(orNow(u.Created))
 	err := s.in(ctx, "create user", func(tx *sql.Tx) error {
 		if first {
-			var count int
-			if err := tx.QueryRowContext(ctx, `SELECT count(*) FROM users`).Scan(&count); err != nil {
+			if err := noUser(ctx, tx); err != nil {
 				return err
-			}
-			if count > 0 {
-				return coordinator.Errorf(coordinator.CodeConflict, "the first user exists already").
-					WithHint("ask an owner of this installation for an account")
 			}
 		}
 		err := tx.QueryRowContext(ctx, `INSERT INTO users (id, name, full_name, email, role, dotfiles, personalize, created)
@@ -52,7 +78,10 @@ func (s *Store) createUser(ctx context.Context, u *coordinator.User, git coordin
 		if err != nil {
 			return err
 		}
-		return s.putGitKey(ctx, tx, n.ID, git)
+		if err := s.putGitKey(ctx, tx, n.ID, git); err != nil || also == nil {
+			return err
+		}
+		return also(tx, n)
 	})
 	if err == nil {
 		*u = n

@@ -1,6 +1,7 @@
 package sqlite
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"sync"
@@ -94,6 +95,37 @@ func TestFirstUserOnce(t *testing.T) {
 	}
 	if made != 1 {
 		t.Errorf("%d first users", made)
+	}
+}
+
+func TestFirstUserWithToken(t *testing.T) {
+	s := newStore(t)
+	git := coordinator.GitKey{PublicKey: keyLine()}
+	u := coordinator.User{Name: "olga", Role: coordinator.RoleOwner}
+	tok, hash := coordinator.Token{Name: "laptop"}, [32]byte{1}
+	gone, cancel := context.WithCancel(ctx)
+	cancel()
+	if err := s.CreateFirstUserWithToken(gone, &u, git, &tok, hash); err == nil || u.ID != "" || tok.ID != "" {
+		t.Errorf("on an ended context: %v, %+v, %+v", err, u, tok)
+	}
+	ok(t, s.CreateFirstUserWithToken(ctx, &u, git, &tok, hash))
+	got, of, err := s.TokenByHash(ctx, hash, time.Now())
+	ok(t, err)
+	if got.ID != tok.ID || got.UserID != u.ID || of.ID != u.ID {
+		t.Errorf("token %+v of %+v", got, of)
+	}
+	code(t, s.CreateFirstUserWithToken(ctx, &coordinator.User{Name: "eve"}, git, &coordinator.Token{}, [32]byte{2}), coordinator.CodeConflict)
+	if n := must(s.CountUsers(ctx))(t); n != 1 {
+		t.Errorf("%d users", n)
+	}
+	other := newStore(t) // a token that cannot be stored leaves no user either
+	_, err = other.write.ExecContext(ctx, `CREATE TRIGGER no_tokens BEFORE INSERT ON tokens BEGIN SELECT raise(ABORT, 'no'); END`)
+	ok(t, err)
+	if err := other.CreateFirstUserWithToken(ctx, &coordinator.User{Name: "olga"}, git, &coordinator.Token{}, hash); err == nil {
+		t.Error("made a user without a token")
+	}
+	if n := must(other.CountUsers(ctx))(t); n != 0 {
+		t.Errorf("%d users without a token", n)
 	}
 }
 
