@@ -138,6 +138,9 @@ fetch() {
 	fi
 }
 
+# executable lets everybody run the agent: a root agent starts it again as the workspace's user, for sftp and scp.
+executable() { chmod 755 "$1"; }
+
 download() {
 	file=$dir/.agent.$$
 	from=$berth_url/dist/$sum/berth-agent
@@ -157,7 +160,7 @@ download() {
 	got=$(digest "$file") || exit 1
 	[ "$got" = "$sum" ] ||
 		die "what came from $from is not the agent (SHA-256 $got, not $sum); a proxy may have put its own page there"
-	chmod 700 "$file"
+	executable "$file"
 	mv -f "$file" "$agent"
 	trap - EXIT INT TERM
 }
@@ -192,6 +195,8 @@ main() {
 	agent=$dir/berth-agent-$sum
 	if [ ! -f "$agent" ] || [ -L "$agent" ] || [ "$(digest "$agent")" != "$sum" ]; then
 		(proxies; download) || exit $?
+	else
+		executable "$agent"
 	fi
 	BERTH_AGENT_URL=$berth_url
 	export BERTH_AGENT_URL

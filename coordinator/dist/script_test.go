@@ -110,13 +110,24 @@ func TestScriptShells(t *testing.T) {
 		shell, tools := tt.shell, tt.tools
 		t.Run(strings.Join(shell, " ")+" with "+strings.Join(tools, " "), func(t *testing.T) {
 			t.Parallel()
+			dir := filepath.Join(t.TempDir(), "rt")
 			r := run{shell: shell, path: image(t, tools...), env: []string{
-				"BERTH_AGENT_TOKEN=ba1_secret", "BERTH_RUNTIME_DIR=" + filepath.Join(t.TempDir(), "rt"),
+				"BERTH_AGENT_TOKEN=ba1_secret", "BERTH_RUNTIME_DIR=" + dir,
 			}}
 			for range 2 { // the second time it finds the agent in its place
 				out, errs, err := r.do(t, text)
 				if want := "agent url=" + srv.URL + " token=ba1_secret ca= args=0\n"; err != nil || out != want {
 					t.Fatalf("got %q, %v; stderr: %s", out, err, errs)
+				}
+				agents, _ := filepath.Glob(filepath.Join(dir, "berth-agent-*"))
+				if len(agents) != 1 {
+					t.Fatalf("agents in the directory: %q", agents)
+				}
+				if st, err := os.Stat(agents[0]); err != nil || st.Mode().Perm() != 0o755 {
+					t.Errorf("the workspace's user cannot run the agent: %v, %v", st.Mode(), err)
+				}
+				if err := os.Chmod(agents[0], 0o700); err != nil { // as earlier scripts left it
+					t.Fatal(err)
 				}
 			}
 		})
