@@ -17,7 +17,7 @@ type Command struct {
 	Path string
 	Args []string // with argv[0]; Path alone if empty
 	Env  []string
-	Dir  string // the user's home, then /, where it is empty or not there
+	Dir  string // the user's home, then /, where the user cannot change to it
 	User *User
 
 	Terminal *Size // nil: three pipes instead of a terminal
@@ -105,13 +105,19 @@ func (u *User) credential() (*syscall.Credential, error) {
 	return &syscall.Credential{Uid: u.UID, Gid: u.GID, Groups: u.Groups}, nil
 }
 
+// dir looks with the user's rights, with which the child changes to it.
 func (c Command) dir() string {
-	for _, d := range []string{c.Dir, c.User.Home} {
-		if isDir(d) {
-			return d
+	found := "/"
+	_ = As(c.User, func() error { // where As fails, so does the start
+		for _, d := range []string{c.Dir, c.User.Home} {
+			if isDir(d) && unix.Faccessat(unix.AT_FDCWD, d, unix.X_OK, unix.AT_EACCESS) == nil {
+				found = d
+				return nil
+			}
 		}
-	}
-	return "/"
+		return nil
+	})
+	return found
 }
 
 func (p *Process) startTerminal(c Command) error {

@@ -182,6 +182,37 @@ func TestDropToUnknownUser(t *testing.T) {
 	}
 }
 
+func TestUnreachableDirectory(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	top, err := os.MkdirTemp("/tmp", "berth-shell-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(top) })
+	for _, d := range []string{"home", "closed/in"} {
+		if err := os.MkdirAll(filepath.Join(top, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(os.Chmod(top, 0o755), os.Chmod(top+"/closed", 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct{ dir, home, want string }{
+		{top + "/closed", top + "/home", top + "/home"},
+		{top + "/closed/in", top + "/home", top + "/home"},
+		{"", top + "/closed", "/"},
+	} {
+		u := &User{Name: "54321", UID: stranger, GID: stranger, Home: tt.home, Shell: "/bin/sh"}
+		c := u.Exec("pwd", []string{"PATH=" + DefaultPath})
+		c.Dir = tt.dir
+		if out, _, exit := output(t, c); out != tt.want+"\n" || exit.Code != 0 {
+			t.Errorf("%+v: got %q, %+v", tt, out, exit)
+		}
+	}
+}
+
 func TestOnlyRootBecomesOthers(t *testing.T) {
 	if os.Geteuid() == 0 {
 		t.Skip("is root")
