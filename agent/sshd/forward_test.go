@@ -1,6 +1,7 @@
 package sshd
 
 import (
+	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"errors"
@@ -326,6 +327,32 @@ func TestUnixForwardsAsTheUser(t *testing.T) {
 }
 
 // One direction that breaks does not cut the other short, nor hold the channel for ever.
+// A failing listener cannot accept at first, and is closed after that.
+type failing struct {
+	net.Listener
+	left int
+}
+
+func (f *failing) Accept() (net.Conn, error) {
+	if f.left--; f.left >= 0 {
+		return nil, syscall.EMFILE
+	}
+	return nil, net.ErrClosed
+}
+
+func TestAcceptGoesOn(t *testing.T) {
+	c := &conn{}
+	l := &failing{left: 2}
+	c.accept(t.Context(), l, nil, nil)
+	if l.left != -1 {
+		t.Errorf("gave up with %d failures to come", l.left)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	l = &failing{left: 1 << 30}
+	c.accept(ctx, l, nil, nil) // returns, for it is told to
+}
+
 func TestSpliceEnds(t *testing.T) {
 	w := serve(t)
 	l, err := net.Listen("tcp", "127.0.0.1:0")

@@ -1,6 +1,7 @@
 package sshd
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -8,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 
@@ -16,6 +18,9 @@ import (
 
 // maxForwards is how many listeners one connection may hold.
 const maxForwards = 100
+
+// acceptPause is the wait after a connection could not be accepted, as where the process has no descriptors left.
+const acceptPause = 100 * time.Millisecond
 
 // A forwardKey names a listener within its connection: the address as the client asked for it with the port that is
 // bound, or the path of a socket. Connections cannot name, and so not cancel, each other's.
@@ -29,10 +34,12 @@ type forwardKey struct {
 type remoteBind struct {
 	listeners []net.Listener
 	remove    func() // of the socket's file; nil for TCP
+	stop      context.CancelFunc
 	accepting sync.WaitGroup
 }
 
 func (b *remoteBind) close() {
+	b.stop()
 	for _, l := range b.listeners {
 		l.Close()
 	}
@@ -65,14 +72,15 @@ func (c *conn) forwardTCP(sc *ssh.ServerConn, payload []byte) (bool, []byte) {
 		return false, nil
 	}
 	key := forwardKey{host: ask.Host, port: uint32(addr.Port)}
-	bind := &remoteBind{listeners: listeners}
+	ctx, stop := context.WithCancel(c.ctx)
+	bind := &remoteBind{listeners: listeners, stop: stop}
 	if !c.addForward(key, bind) {
 		bind.close()
 		return false, nil
 	}
 	for _, l := range listeners {
 		bind.accepting.Go(func() {
-			c.accept(l, func(from net.Conn) (string, []byte) {
+			c.accept(ctx, l, func(from net.Conn) (string, []byte) {
 				host, port := splitPeer(from.RemoteAddr().String())
 				n, _ := strconv.Atoi(port) // of a TCP address
 				return "forwarded-tcpip", ssh.Marshal(struct {
@@ -140,7 +148,8 @@ func (c *conn) forwardUnix(sc *ssh.ServerConn, payload []byte) (bool, []byte) {
 		c.log.Info("remote forward refused", "path", path, "error", err)
 		return false, nil
 	}
-	bind := &remoteBind{listeners: []net.Listener{l}, remove: func() {
+	ctx, stop := context.WithCancel(c.ctx)
+	bind := &remoteBind{listeners: []net.Listener{l}, stop: stop, remove: func() {
 		_ = shell.As(c.srv.cfg.User, func() error { return os.Remove(path) }) // the user may have done it
 	}}
 	if !c.addForward(forwardKey{path: ask.Path}, bind) {
@@ -148,7 +157,7 @@ func (c *conn) forwardUnix(sc *ssh.ServerConn, payload []byte) (bool, []byte) {
 		return false, nil
 	}
 	bind.accepting.Go(func() {
-		c.accept(l, func(net.Conn) (string, []byte) {
+		c.accept(ctx, l, func(net.Conn) (string, []byte) {
 			return "forwarded-streamlocal@openssh.com", ssh.Marshal(struct{ Path, Reserved string }{ask.Path, ""})
 		}, sc)
 	})
@@ -213,12 +222,21 @@ func (c *conn) cancelForward(key forwardKey) bool {
 	return true
 }
 
-// accept opens a channel to the client for each connection, until the listener is closed. The connections live on.
-func (c *conn) accept(l net.Listener, open func(net.Conn) (kind string, extra []byte), sc *ssh.ServerConn) {
+// accept opens a channel to the client for each connection, until the listener is closed or ctx ends. The connections
+// live on.
+func (c *conn) accept(ctx context.Context, l net.Listener, open func(net.Conn) (kind string, extra []byte), sc *ssh.ServerConn) {
 	for {
 		nc, err := l.Accept()
-		if err != nil {
+		if errors.Is(err, net.ErrClosed) {
 			return
+		}
+		if err != nil {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(acceptPause):
+				continue
+			}
 		}
 		half, ok := nc.(halfCloser)
 		if !ok || !c.begin() {
