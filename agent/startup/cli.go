@@ -33,23 +33,31 @@ func (r *Runner) fetchCLI(ctx context.Context, m *agent.Manifest) error {
 		return errors.New("fetch the berth command: its digest or size is malformed")
 	}
 	target := r.path("bin", "berth")
-	if have, err := hashFile(target, d.Size); err == nil && have == [32]byte(want) {
-		return nil
-	}
 	dir, as := r.path("bin"), asSelf
 	aside := noExec(dir) && !noExec(r.who.User.Home)
 	if aside { // as /run and /dev/shm often are: the user's cache then, and a link to it
 		dir = filepath.Join(r.who.User.Home, ".cache", "berth")
 		as = func(f func() error) error { return shell.As(r.who.User, f) }
 	}
-	if err := r.download(ctx, m, dir, as); err != nil {
-		return fmt.Errorf("fetch the berth command: %w", err)
+	file := filepath.Join(dir, "berth")
+	var have [32]byte
+	err = as(func() (err error) {
+		have, err = hashFile(file, d.Size)
+		return err
+	})
+	if err != nil || have != [32]byte(want) {
+		if err := r.download(ctx, m, dir, as); err != nil {
+			return fmt.Errorf("fetch the berth command: %w", err)
+		}
 	}
 	if !aside {
 		return nil
 	}
+	if to, err := os.Readlink(target); err == nil && to == file {
+		return nil
+	}
 	link := r.path("bin", ".berth-"+randomName())
-	err = os.Symlink(filepath.Join(dir, "berth"), link)
+	err = os.Symlink(file, link)
 	if err == nil {
 		err = os.Rename(link, target)
 	}
@@ -136,15 +144,16 @@ func resolve(base, ref string) (string, error) {
 	return u.String(), nil
 }
 
-// hashFile returns the digest of a file of the given size.
+// hashFile returns the digest of a program of the given size. What else may stand there, such as a link or a pipe that
+// nobody writes to, is neither followed nor waited for.
 func hashFile(path string, size int64) (sum [32]byte, err error) {
-	f, err := os.Open(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return sum, err
 	}
 	defer f.Close()
 	fi, err := f.Stat()
-	if err != nil || fi.Size() != size || fi.Mode().Perm()&0o111 == 0 {
+	if err != nil || !fi.Mode().IsRegular() || fi.Size() != size || fi.Mode().Perm()&0o111 == 0 {
 		return sum, errors.Join(err, os.ErrInvalid)
 	}
 	h := sha256.New()

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"berth/agent"
@@ -87,5 +88,22 @@ func TestCLINoExec(t *testing.T) {
 	out, err := cmd.CombinedOutput()
 	if err != nil || !strings.Contains(string(out), "--- PASS: TestCLI") {
 		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+func TestHashFile(t *testing.T) {
+	dir := t.TempDir()
+	file, link, pipe := filepath.Join(dir, "file"), filepath.Join(dir, "link"), filepath.Join(dir, "pipe")
+	must(t, os.WriteFile(file, []byte("x"), 0o755))
+	must(t, os.Symlink(file, link))
+	must(t, syscall.Mkfifo(pipe, 0o755))
+	if sum, err := hashFile(file, 1); err != nil || sum != sha256.Sum256([]byte("x")) {
+		t.Errorf("a file: %x, %v", sum, err)
+	}
+	if _, err := hashFile(link, 1); err == nil {
+		t.Error("a link was followed")
+	}
+	if _, err := hashFile(pipe, 0); err == nil { // it returns, too
+		t.Error("a pipe was taken for a program")
 	}
 }

@@ -46,6 +46,9 @@ func (r *Runner) dotfiles(ctx context.Context, j *job, address string) outcome {
 	}
 	dir := filepath.Join(r.who.User.Home, ".local", "share", "berth", "dotfiles")
 	fetched := r.fetchDotfiles(ctx, j, address, dir)
+	if ctx.Err() != nil && fetched.outcome == agent.OutcomeOK {
+		return failed("the dotfiles were not installed")
+	}
 	if ctx.Err() != nil || fetched.outcome == agent.OutcomeFailed && !isRepository(r.who.User, dir) {
 		return fetched
 	}

@@ -144,10 +144,16 @@ func (r *Runner) follow(ctx context.Context, j *job, p *shell.Process, name stri
 		defer close(exited)
 		p.WaitExit()
 	}()
+	ended := false // by us
 	select {
 	case <-exited:
 	case <-ctx.Done():
-		r.endGroup(ctx, p, exited)
+		select {
+		case <-exited:
+		default:
+			ended = true
+			r.endGroup(ctx, p, exited)
+		}
 	}
 	exit := p.Wait()
 	// A daemon that the hook left behind may keep the pipe: the step does not wait for it, and its output is read on,
@@ -164,6 +170,8 @@ func (r *Runner) follow(ctx context.Context, j *job, p *shell.Process, name stri
 		return outcome{agent.OutcomeFailed, exit.Code, fmt.Sprintf("%s was ended by signal %d (%s)", name, exit.Signal, exit.Signal)}
 	case exit.Code != 0:
 		return outcome{agent.OutcomeFailed, exit.Code, fmt.Sprintf("%s exited with %d", name, exit.Code)}
+	case ended: // it may exit with 0 when it is asked to end, and has not done its work for all that
+		return failed("%s was ended", name)
 	}
 	return ok
 }

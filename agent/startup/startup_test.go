@@ -159,6 +159,14 @@ func TestLimitEndsTheWholeGroup(t *testing.T) {
 	poll(t, "the end of the hook's child", func() bool { return !runs(pid) })
 }
 
+func TestLimitOfAHookThatExitsWithZero(t *testing.T) {
+	p := newPlace(t)
+	p.manifest.Limits = map[string]time.Duration{agent.StepConfigure: 500 * time.Millisecond}
+	p.script(p.coder+"/configure", "#!/bin/sh\ntrap 'exit 0' TERM\nsleep 61.7 &\nwait\n", 0o755)
+	p.run()
+	p.check(agent.StepConfigure, agent.OutcomeTimeout, "500ms")
+}
+
 // runs reports whether a process is there and no zombie.
 func runs(pid int) bool {
 	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
