@@ -167,7 +167,7 @@ func (a *app) signIn(ctx context.Context, s settings, facts rest.Server, token c
 		return coordinator.Errorf(coordinator.CodeDenied, "this is the token of the workspace %s, which signs nobody in", me.Workspace).
 			WithHint("berth tokens create makes an API token")
 	}
-	was, wasErr := a.server()
+	was, wasErr := a.storedLogin()
 	s.User, s.Suffix = me.Name, facts.Suffix
 	// The token is stored before anything else: a setup token works once, and this is what it was exchanged for.
 	if err := a.writeSetting(tokenFile, string(token)+"\n", 0o600); err != nil {
@@ -182,7 +182,7 @@ func (a *app) signIn(ctx context.Context, s settings, facts rest.Server, token c
 	if err := a.replaceDeviceKey(ctx, c, me.ID); err != nil {
 		return err
 	}
-	if wasErr == nil && was.stored && was.token != token {
+	if wasErr == nil && was.token != "" && was.token != token {
 		a.revokeOld(ctx, was)
 	}
 	a.printf("You are %s at %s.\n", oneLine(me.Name), oneLine(s.URL))
@@ -190,6 +190,19 @@ func (a *app) signIn(ctx context.Context, s settings, facts rest.Server, token c
 		a.hintf("Next: berth ssh-config lets ssh and every IDE reach your workspaces as NAME.%s", oneLine(facts.Suffix))
 	}
 	return nil
+}
+
+// storedLogin is what an earlier login stored, whatever flags and environment say. Its token is "" if there was none.
+func (a *app) storedLogin() (server, error) {
+	s, err := a.load()
+	if err != nil {
+		return server{}, err
+	}
+	text, err := a.readSetting(tokenFile)
+	if err != nil || s.URL == "" {
+		return server{}, err
+	}
+	return server{settings: s, token: coordinator.Secret(strings.TrimSpace(text)), stored: true}, nil
 }
 
 // revokeOld revokes the token of an earlier login, and its device key with it.
