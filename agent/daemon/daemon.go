@@ -25,7 +25,7 @@ import (
 // Exit statuses besides 0 and agent.ExitReplaced.
 const (
 	exitFailed = 1
-	exitUsage  = 2 // settings that cannot work: starting again is of no use
+	exitUsage  = 64 // settings that cannot work: starting again is of no use. Not 2, which is that of Go's panics.
 )
 
 const usage = `berth-agent connects a workspace to its coordinator, sets it up and serves SSH.
@@ -42,6 +42,8 @@ Flags (and the variables that stand for them):
   --ca-file FILE     certificates to trust for the coordinator, and no others (` + agent.EnvCAFile + `)
   --insecure-http    allow plain HTTP beyond this machine (` + agent.EnvInsecure + `=1)
   --supervise        start again what fails, as the agent does by itself where it is PID 1
+
+It exits with 64 where its settings cannot work: starting it again is of no use then.
 `
 
 // settings are what flags and environment say.
@@ -67,6 +69,8 @@ func Main(args []string) int {
 			return 0
 		}
 	}
+	// Hooks and sessions inherit it: whoever starts the agent, as its bootstrap script does, may have set a tighter one.
+	syscall.Umask(0o022)
 	s, err := readSettings(args, os.Getenv)
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "berth-agent: %v\n", err)

@@ -167,6 +167,33 @@ func TestSupervisorStartsAgain(t *testing.T) {
 	}
 }
 
+func TestSupervisorStartsAgainAfterPanic(t *testing.T) {
+	b := newBed(t)
+	file := filepath.Join(b.dir, "starts")
+	cmd := b.command(nil, "--supervise")
+	cmd.Env = append(cmd.Env, "BERTH_TEST_PANICS="+file)
+	b.run(cmd)
+	poll(t, "a second start", func() bool {
+		started, _ := os.ReadFile(file)
+		return len(started) > 1
+	})
+}
+
+func TestUmask(t *testing.T) {
+	b := newBed(t)
+	must(t, os.Mkdir(b.dir+"/coder", 0o755))
+	must(t, os.WriteFile(b.dir+"/coder/configure", []byte("#!/bin/sh\numask > ~/hook\n"), 0o755))
+	cmd := b.ordinary(1234) // no hook is root's
+	cmd.Args = append([]string{"sh", "-c", `umask 077; exec "$@"`, "sh", cmd.Path}, cmd.Args[1:]...)
+	cmd.Path = "/bin/sh"
+	b.run(cmd)
+	l := b.next()
+	await(t, "startup", l.ready)
+	if out := b.exec(b.ssh(l), "umask; cat "+b.home+"/hook"); out != "0022\n0022\n" {
+		t.Errorf("the masks of a session and a hook: %q", out)
+	}
+}
+
 func TestSupervisorDoesNotStartReplacedAgain(t *testing.T) {
 	b := newBed(t)
 	p := b.start(nil, "--supervise")

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -27,6 +28,13 @@ import (
 
 // TestMain makes the test's program an agent where it is started as one.
 func TestMain(m *testing.M) {
+	if file := os.Getenv("BERTH_TEST_PANICS"); file != "" && slices.Contains(os.Args, "--worker") {
+		if f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600); err == nil {
+			f.WriteString("x")
+			f.Close()
+		}
+		panic("as the test asked")
+	}
 	if os.Getenv("BERTH_TEST_AGENT") != "" || len(os.Args) > 1 && os.Args[1] == "sftp" {
 		os.Exit(Main(os.Args[1:]))
 	}
