@@ -68,6 +68,8 @@ type Runner interface {
 	Cancel(id string) error
 	// Wipe removes the runner's files.
 	Wipe(id string) error
+	// Jobs returns the ids of the jobs that have files.
+	Jobs() ([]string, error)
 }
 
 // Jobs composes what a runner needs.
@@ -181,7 +183,8 @@ func ended(ctx context.Context, err error) error {
 	return err
 }
 
-// adopt follows every build that was running, whatever became of its runner, and queues every import.
+// adopt follows every build that was running, whatever became of its runner, queues every import, and removes the
+// files of every other job.
 func (b *Builder) adopt(ctx context.Context, work *sync.WaitGroup) error {
 	var running []coordinator.Build
 	var importing []coordinator.TemplateVersion
@@ -195,6 +198,7 @@ func (b *Builder) adopt(ctx context.Context, work *sync.WaitGroup) error {
 	if err != nil {
 		return err
 	}
+	b.clearUp(running, importing)
 	for _, v := range importing {
 		b.Import(ctx, v)
 	}
@@ -208,6 +212,28 @@ func (b *Builder) adopt(ctx context.Context, work *sync.WaitGroup) error {
 		})
 	}
 	return nil
+}
+
+// clearUp removes what ended jobs left if the coordinator died after it had committed their results: it holds plain
+// states. It is called before anything is claimed, so that what is not open cannot be beginning.
+func (b *Builder) clearUp(running []coordinator.Build, importing []coordinator.TemplateVersion) {
+	ids, err := b.runner.Jobs()
+	if err != nil {
+		b.log.Error("cannot list what runners left", "err", err)
+	}
+	open := make(map[string]bool)
+	for _, build := range running {
+		open[string(build.ID)] = true
+	}
+	for _, v := range importing {
+		open[string(v.ID)] = true
+	}
+	for _, id := range ids {
+		if !open[id] {
+			b.log.Info("removing what an ended job left", "job", id)
+			b.wipe(id)
+		}
+	}
 }
 
 // claim starts as many waiting jobs as there are free workers. Builds go first: people wait for them.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -134,6 +135,12 @@ func (r *runnerDouble) Wipe(id string) error {
 	r.wiped = append(r.wiped, id)
 	delete(r.begun, id)
 	return nil
+}
+
+func (r *runnerDouble) Jobs() ([]string, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Collect(maps.Keys(r.begun)), nil
 }
 
 func (r *runnerDouble) job(id coordinator.BuildID) (coordinator.Job, coordinator.Secret, bool) {
@@ -664,6 +671,30 @@ func TestAdoption(t *testing.T) {
 		must(w.store.RequestCancel(ctx, b.ID))
 		w.start()
 		if got := w.ends(b.ID); got.Status != coordinator.BuildCanceled {
+			t.Errorf("it ended as %s", got.Status)
+		}
+	})
+	t.Run("after the result, before the wipe", func(t *testing.T) {
+		hold := make(chan struct{})
+		w := newWorld(t, func(j coordinator.Job) script { s := plain(j); s.hold = hold; return s })
+		b := w.ask(startIt)
+		eventually(t, "running", func() bool { _, _, ok := w.runner.job(b.ID); return ok })
+		w.stop()
+		w.runner.mu.Lock()
+		w.runner.begun["ended"] = script{}
+		w.runner.mu.Unlock()
+		w.start()
+		wiped := func() []string {
+			w.runner.mu.Lock()
+			defer w.runner.mu.Unlock()
+			return slices.Clone(w.runner.wiped)
+		}
+		eventually(t, "wiped", func() bool { return len(wiped()) > 0 })
+		if got := wiped(); !slices.Equal(got, []string{"ended"}) {
+			t.Errorf("wiped %v", got)
+		}
+		close(hold)
+		if got := w.ends(b.ID); got.Status != coordinator.BuildSucceeded {
 			t.Errorf("it ended as %s", got.Status)
 		}
 	})

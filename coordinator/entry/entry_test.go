@@ -161,6 +161,8 @@ func (r *runnerDouble) Follow(ctx context.Context, id string, each func(coordina
 func (r *runnerDouble) Cancel(string) error { return nil }
 func (r *runnerDouble) Wipe(string) error   { return nil }
 
+func (r *runnerDouble) Jobs() ([]string, error) { return nil, nil }
+
 type jobsDouble struct{}
 
 func (jobsDouble) Job(_ context.Context, b coordinator.Build) (coordinator.Job, error) {

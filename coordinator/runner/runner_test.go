@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -316,6 +317,9 @@ func TestAdoption(t *testing.T) {
 	}
 	if err := w.Wipe(job.ID); err == nil {
 		t.Error("wiped under a runner")
+	}
+	if ids, err := w.Jobs(); err != nil || !slices.Equal(ids, []string{job.ID}) {
+		t.Errorf("Jobs = %v, %v", ids, err)
 	}
 	other := supervisor(t, w.data)
 	if err := other.Cancel(job.ID); err != nil {

@@ -227,6 +227,21 @@ func (s *Supervisor) Wipe(id string) error {
 	return nil
 }
 
+// Jobs returns the ids of the jobs that have a directory.
+func (s *Supervisor) Jobs() ([]string, error) {
+	entries, err := os.ReadDir(s.config.Dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("list jobs: %w", err)
+	}
+	var ids []string
+	for _, e := range entries {
+		if e.IsDir() && idRE.MatchString(e.Name()) {
+			ids = append(ids, e.Name())
+		}
+	}
+	return ids, nil
+}
+
 // child takes the job's runner out of those that are to be waited for.
 func (s *Supervisor) child(id string) *exec.Cmd {
 	s.mu.Lock()
