@@ -249,3 +249,22 @@ func TestBuildListings(t *testing.T) {
 		t.Errorf("latest builds of nothing: %+v", got)
 	}
 }
+
+func TestStartWithoutAgents(t *testing.T) {
+	w := newWorld(t)
+	finish := func(r coordinator.Result) int {
+		b := w.build(t, coordinator.Start)
+		must(w.ClaimBuild(ctx, noon))(t)
+		must(w.FinishBuild(ctx, b.ID, r, noon))(t)
+		return len(must(w.Agents(ctx, w.ws.ID))(t))
+	}
+	if n := finish(coordinator.Result{Status: coordinator.BuildSucceeded, Serial: 1, Agents: []coordinator.AgentRecord{record("a", "a")}}); n != 1 {
+		t.Errorf("%d agents after the first start", n)
+	}
+	if n := finish(coordinator.Result{Status: coordinator.BuildFailed, Serial: 2}); n != 1 {
+		t.Errorf("%d agents after a failed start", n)
+	}
+	if n := finish(coordinator.Result{Status: coordinator.BuildSucceeded, Serial: 3}); n != 0 {
+		t.Errorf("%d agents after a start that has none", n)
+	}
+}

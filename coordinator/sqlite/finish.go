@@ -11,7 +11,7 @@ import (
 
 // FinishBuild records how a build ended, and in the same transaction what follows from it:
 //
-//   - a start that succeeded leaves the agents of its result;
+//   - a start that succeeded leaves the agents of its result, none if its state holds none;
 //   - a stop that succeeded ends the workspace's own tokens, and queues the start that was to follow, which it
 //     returns, unless somebody canceled the build;
 //   - a delete that succeeded removes every row of the workspace and leaves an audit entry and a summary.
@@ -36,8 +36,8 @@ func (s *Store) FinishBuild(ctx context.Context, id coordinator.BuildID, r coord
 		}
 		switch b.Transition {
 		case coordinator.Start:
-			if len(r.Agents) == 0 {
-				return nil
+			if len(r.Agents) == 0 && r.Serial == 0 {
+				return nil // it left no state from which agents could be told
 			}
 			return recordAgents(ctx, tx, b.WorkspaceID, b.ID, r.Agents)
 		case coordinator.Stop:
