@@ -225,3 +225,35 @@ func TestSetup(t *testing.T) {
 		t.Error("not set up after the setup")
 	}
 }
+
+// A timedWriter notes the last deadline for reading that was set.
+type timedWriter struct {
+	*httptest.ResponseRecorder
+	deadline time.Time
+}
+
+func (w *timedWriter) SetReadDeadline(t time.Time) error {
+	w.deadline = t
+	return nil
+}
+
+// TestBodyHasToArrive: a body that is announced and never sent does not hold its connection for ever, signed in or not.
+func TestBodyHasToArrive(t *testing.T) {
+	w := newWorld(t)
+	for _, tt := range []struct {
+		method, path, body string
+		limited            bool
+	}{
+		{"POST", "/api/v1/tokens", "{}", true},
+		{"POST", "/nowhere", "x", true},
+		{"GET", "/api/v1/whoami", "", false},
+		{"POST", "/api/v1/tokens", "", false},
+	} {
+		r := httptest.NewRequest(tt.method, tt.path, strings.NewReader(tt.body))
+		rec := &timedWriter{ResponseRecorder: httptest.NewRecorder()}
+		w.Config.Handler.ServeHTTP(rec, r)
+		if left := time.Until(rec.deadline); (left > 0 && left <= bodyTime) != tt.limited {
+			t.Errorf("%s %s: status %d, %v left to read", tt.method, tt.path, rec.Code, left)
+		}
+	}
+}

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -79,6 +80,14 @@ func (s *server) guard(next http.Handler) http.Handler {
 		if err := cross.Check(r); err != nil {
 			statusProblem(http.StatusForbidden, "a page of another site may not use this API", "").write(rec)
 			return
+		}
+		if r.ContentLength != 0 {
+			// Also a body that nobody wants is read, up to a point, once the answer is out. Routes that take a body set
+			// their own time, and a hijack clears it.
+			if err := http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTime)); err != nil &&
+				!errors.Is(err, http.ErrNotSupported) {
+				s.Logger.DebugContext(r.Context(), "limit the time for a body", "err", err)
+			}
 		}
 		next.ServeHTTP(rec, r)
 	})
