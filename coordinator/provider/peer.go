@@ -22,17 +22,9 @@ const patience = 5 * time.Second
 // errPeer says nothing to the peer but that the connection ends.
 var errPeer = errors.New("peer is not this build's terraform")
 
-// A peer is who is at the other end of a unix socket, as the kernel says.
-type peer struct {
-	pid, uid int
-}
-
 // A gate lets the build's terraform through and nobody else. It stands where transport security would in gRPC, so
 // that each connection waits for its judgement by itself.
 type gate struct {
-	uid       int    // terraform's own uid, 0 if it has none
-	terraform string // path of the program, compared for peers that are known by uid only
-
 	mu       sync.Mutex    // guards what follows
 	pid      int           // the process that is allowed
 	changed  chan struct{} // closed when pid changes
@@ -40,8 +32,8 @@ type gate struct {
 	patience time.Duration
 }
 
-func newGate(uid int, terraform string) *gate {
-	return &gate{uid: uid, terraform: terraform, patience: patience, changed: make(chan struct{})}
+func newGate() *gate {
+	return &gate{patience: patience, changed: make(chan struct{})}
 }
 
 func (g *gate) allow(pid int) {
@@ -65,7 +57,7 @@ func (g *gate) close() {
 
 // ServerHandshake lets the connection's peer through or fails. It sends and receives nothing.
 func (g *gate) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	p, err := peerOf(c)
+	peer, err := peerOf(c)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -80,7 +72,7 @@ func (g *gate) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, erro
 		if closed {
 			return nil, nil, errPeer
 		}
-		if pid > 0 && p.pid == pid || g.byUID(p) {
+		if pid > 0 && peer == pid {
 			return c, authInfo{}, nil
 		}
 		select {
@@ -89,23 +81,6 @@ func (g *gate) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, erro
 			return nil, nil, errPeer
 		}
 	}
-}
-
-// byUID admits a terraform that runs as the build's own user in a sandbox, where AllowPeer was told the sandbox's pid.
-// The program is checked too, because what the template itself starts has that uid as well.
-func (g *gate) byUID(p peer) bool {
-	if g.uid <= 0 || p.uid != g.uid {
-		return false
-	}
-	if g.terraform == "" {
-		return true
-	}
-	want, err := os.Stat(g.terraform)
-	if err != nil {
-		return false
-	}
-	got, err := os.Stat("/proc/" + strconv.Itoa(p.pid) + "/exe")
-	return err == nil && os.SameFile(want, got)
 }
 
 // authInfo tells gRPC that there is no transport security, and none is needed within one host.

@@ -6,16 +6,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// peerOf returns who connected.
-func peerOf(c net.Conn) (p peer, err error) {
+// peerOf returns the process that connected, as the kernel says.
+func peerOf(c net.Conn) (pid int, err error) {
 	err = control(c, func(fd int) error {
-		cred, err := unix.GetsockoptXucred(fd, unix.SOL_LOCAL, unix.LOCAL_PEERCRED)
-		if err != nil {
-			return err
-		}
-		pid, err := unix.GetsockoptInt(fd, unix.SOL_LOCAL, unix.LOCAL_PEERPID)
-		p = peer{pid: pid, uid: int(cred.Uid)}
+		var err error
+		pid, err = unix.GetsockoptInt(fd, unix.SOL_LOCAL, unix.LOCAL_PEERPID)
 		return err
 	})
-	return p, err
+	return pid, err
 }

@@ -6,14 +6,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// peerOf returns who connected.
-func peerOf(c net.Conn) (p peer, err error) {
+// peerOf returns the process that connected, as the kernel says.
+func peerOf(c net.Conn) (pid int, err error) {
 	err = control(c, func(fd int) error {
 		cred, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
 		if err == nil {
-			p = peer{pid: int(cred.Pid), uid: int(cred.Uid)}
+			pid = int(cred.Pid)
 		}
 		return err
 	})
-	return p, err
+	return pid, err
 }

@@ -58,7 +58,7 @@ func Serve(ctx context.Context, job coordinator.Job, dir string) (*Session, erro
 	s := &Session{
 		job:    job,
 		host:   host.New(job.Host, host.Workspace{ID: job.WorkspaceID, Name: job.Workspace, Owner: job.Owner.Name, OwnerFullName: job.Owner.FullName}),
-		gate:   newGate(job.Host.BuildUID, job.Terraform.Path),
+		gate:   newGate(),
 		served: make(chan struct{}),
 		asked:  map[string]coordinator.Parameter{},
 		agents: map[string]bool{},
@@ -128,8 +128,7 @@ func (s *Session) SetStartCount(n int) {
 	s.startCount = n
 }
 
-// AllowPeer lets the process with that pid in, and no longer the one before it. Where terraform runs as a user of its
-// own, any terraform of that user is let in as well, for it may be in a sandbox whose pids are not ours.
+// AllowPeer lets the process with that pid in, and no longer the one before it.
 func (s *Session) AllowPeer(pid int) { s.gate.allow(pid) }
 
 // Close ends the session: connections are closed, the socket and its directory removed.
