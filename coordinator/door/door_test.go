@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -491,6 +492,68 @@ func TestLoginGrace(t *testing.T) {
 	}
 	if out, errOut, code := w.ssh(nil, "stopped@door", "echo in"); out != "in\n" || code != 0 {
 		t.Errorf("one that waits: %q, %q, %d", out, errOut, code)
+	}
+}
+
+// A stalledSigner comes when it is released.
+type stalledSigner struct {
+	ssh.Signer
+	asked   func()
+	release chan struct{}
+}
+
+func (s stalledSigner) PublicKey() ssh.PublicKey {
+	s.asked()
+	<-s.release
+	return s.Signer.PublicKey()
+}
+
+// A client that says nothing more after its login was refused is put out as well.
+func TestGraceAfterRefusal(t *testing.T) {
+	w := newWorld(t, func(w *world) { w.buildErr, w.grace = "no space", time.Second })
+	nc, err := net.Dial("tcp", w.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked, ended := make(chan struct{}), make(chan struct{})
+	seen := &watched{Conn: nc, gone: sync.OnceFunc(func() { close(ended) })}
+	stalled := stalledSigner{w.key, sync.OnceFunc(func() { close(asked) }), make(chan struct{})}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_, _, _, _ = ssh.NewClientConn(seen, w.addr, &ssh.ClientConfig{
+			User: "stopped", Auth: []ssh.AuthMethod{ssh.PublicKeys(w.key, stalled)}, HostKeyCallback: ssh.InsecureIgnoreHostKey(),
+		})
+	}()
+	defer func() { nc.Close(); close(stalled.release); <-done }()
+	for what, c := range map[string]chan struct{}{"refused": asked, "closed": ended} {
+		select {
+		case <-c:
+		case <-time.After(10 * time.Second):
+			t.Fatal("not", what)
+		}
+	}
+}
+
+// A connection to a workspace jumps to so many others at once, and no more.
+func TestJumpsAreCapped(t *testing.T) {
+	w := newWorld(t, func(w *world) { w.buildTime = time.Hour })
+	c, err := w.dial("dev", ssh.PublicKeys(w.key))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range maxJumps + 1 {
+		ch, err := c.Dial("tcp", "stopped.berth:22")
+		var refused *ssh.OpenChannelError
+		switch {
+		case i < maxJumps && err != nil:
+			t.Fatal(i, err)
+		case i == maxJumps && (!errors.As(err, &refused) || refused.Reason != ssh.ResourceShortage):
+			t.Errorf("one too many: %v", err)
+		}
+		if err == nil {
+			defer ch.Close()
+		}
 	}
 }
 

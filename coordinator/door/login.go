@@ -188,6 +188,7 @@ func (c *conn) verified(m ssh.ConnMetadata, key ssh.PublicKey) error {
 	}
 	if err != nil {
 		c.over = true
+		c.grace.Reset(c.door.grace) // for the client to hang up
 	}
 	return err
 }

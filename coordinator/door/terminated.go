@@ -119,12 +119,23 @@ func (c *conn) serveTerminated(sc *ssh.ServerConn, chans <-chan ssh.NewChannel, 
 func (c *conn) split(chans <-chan ssh.NewChannel, through chan<- ssh.NewChannel) {
 	var jumps sync.WaitGroup
 	defer jumps.Wait()
+	room := make(chan struct{}, maxJumps)
 	for nc := range chans {
-		if t, ok := c.jumpTarget(nc); ok {
-			jumps.Go(func() { c.jumpTo(nc, t) })
+		t, ok := c.jumpTarget(nc)
+		if !ok {
+			through <- nc
 			continue
 		}
-		through <- nc
+		select {
+		case room <- struct{}{}:
+		default:
+			_ = nc.Reject(ssh.ResourceShortage, "too many open channels")
+			continue
+		}
+		jumps.Go(func() {
+			defer func() { <-room }()
+			c.jumpTo(nc, t)
+		})
 	}
 }
 
