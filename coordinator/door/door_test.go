@@ -522,7 +522,7 @@ func TestGraceAfterRefusal(t *testing.T) {
 	go func() {
 		defer close(done)
 		_, _, _, _ = ssh.NewClientConn(seen, w.addr, &ssh.ClientConfig{
-			User: "stopped", Auth: []ssh.AuthMethod{ssh.PublicKeys(w.key, stalled)}, HostKeyCallback: ssh.InsecureIgnoreHostKey(),
+			User: "stopped", Auth: []ssh.AuthMethod{ssh.PublicKeys(w.key, stalled)}, HostKeyCallback: func(string, net.Addr, ssh.PublicKey) error { return nil },
 		})
 	}()
 	defer func() { nc.Close(); close(stalled.release); <-done }()
