@@ -160,6 +160,32 @@ type liveStatus struct {
 	build    coordinator.BuildID
 	progress coordinator.Progress // Elapsed unset
 	since    time.Time            // when what it names began
+	open     []underway           // resources that have begun and not ended, oldest first
+}
+
+// An underway resource is one that terraform works on.
+type underway struct {
+	progress coordinator.Progress
+	since    time.Time
+}
+
+// track keeps the resources under way in step with p; where p tells the end of one while another goes on, the oldest
+// of those is what a waiting person waits for.
+func (l *liveStatus) track(p coordinator.Progress) {
+	if p.Stage != "apply" || p.Address == "" {
+		return
+	}
+	going := strings.HasSuffix(p.Text, "ing")
+	i := slices.IndexFunc(l.open, func(u underway) bool { return u.progress.Address == p.Address })
+	switch {
+	case going && i < 0:
+		l.open = append(l.open, underway{p, l.since})
+	case !going && i >= 0 && strings.HasSuffix(p.Text, "ed"):
+		l.open = slices.Delete(l.open, i, i+1)
+	}
+	if !going && len(l.open) > 0 {
+		l.progress, l.since = l.open[0].progress, l.open[0].since
+	}
 }
 
 // Progress returns how far the running build of a workspace is.
@@ -216,5 +242,6 @@ func (b *Builder) progressLines(build coordinator.Build, lines []coordinator.Log
 			l.since = b.now()
 		}
 		l.progress = next
+		l.track(next)
 	}
 }
