@@ -172,7 +172,7 @@ type underway struct {
 // track keeps the resources under way in step with p; where p tells the end of one while another goes on, the oldest
 // of those is what a waiting person waits for.
 func (l *liveStatus) track(p coordinator.Progress) {
-	if p.Stage != "apply" || p.Address == "" {
+	if p.Stage != "apply" || p.Address == "" || strings.HasPrefix(p.Address, "data.") || strings.Contains(p.Address, ".data.") {
 		return
 	}
 	going := strings.HasSuffix(p.Text, "ing")
