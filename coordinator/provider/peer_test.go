@@ -116,6 +116,19 @@ func TestBuildUser(t *testing.T) {
 	b.job.Host.BuildUID = uid
 	s := b.serve()
 	defer s.Close()
+	// What is busy for longer than a second sees whether terraform takes the provider for alive.
+	slow := strings.Replace(example, "\nresource \"berth_process\" \"dev\" {", `
+resource "terraform_data" "slow" {
+  provisioner "local-exec" {
+    command = "sleep 2"
+  }
+}
+
+resource "berth_process" "dev" {
+  depends_on = [terraform_data.slow]`, 1)
+	if slow == example {
+		t.Fatal("the example has changed")
+	}
 	if strings.HasPrefix(s.socket, b.dir) {
 		t.Fatalf("socket %s is where uid %d cannot get", s.socket, uid)
 	}
@@ -124,7 +137,7 @@ func TestBuildUser(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(work) })
-	if err := os.WriteFile(filepath.Join(work, "main.tf"), []byte(example), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(work, "main.tf"), []byte(slow), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Chown(work, uid, uid); err != nil {

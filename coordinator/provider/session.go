@@ -44,6 +44,7 @@ type Session struct {
 	socket string
 	undo   func() bool // of the watch on Serve's context
 	served chan struct{}
+	sign   *lifeSign
 
 	mu         sync.Mutex // guards what follows
 	startCount int
@@ -66,9 +67,14 @@ func Serve(ctx context.Context, job coordinator.Job, dir string) (*Session, erro
 	if job.Transition == coordinator.Start {
 		s.startCount = 1
 	}
-	l, err := s.listen(dir)
+	sign, err := newLifeSign(job.Host.BuildUID)
 	if err != nil {
 		return nil, err
+	}
+	s.sign = sign
+	l, err := s.listen(dir)
+	if err != nil {
+		return nil, errors.Join(err, sign.end())
 	}
 	quiet()
 	s.server = grpc.NewServer(grpc.Creds(s.gate), grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage))
@@ -81,7 +87,7 @@ func Serve(ctx context.Context, job coordinator.Job, dir string) (*Session, erro
 		Opts:         []tf5server.ServeOpt{tf5server.WithoutLogStderrOverride()},
 	}
 	if err := plugin.GRPCServer(nil, s.server); err != nil {
-		return nil, errors.Join(fmt.Errorf("serve provider: %w", err), l.Close(), os.RemoveAll(s.dir))
+		return nil, errors.Join(fmt.Errorf("serve provider: %w", err), l.Close(), os.RemoveAll(s.dir), sign.end())
 	}
 	go func() { // until Close
 		defer close(s.served)
@@ -103,7 +109,7 @@ func (s *Session) Reattach() string {
 	}
 	all := map[string]reattach{}
 	for _, a := range addresses {
-		all[a] = reattach{"grpc", 5, os.Getpid(), true, addr{"unix", s.socket}}
+		all[a] = reattach{"grpc", 5, s.sign.pid, true, addr{"unix", s.socket}}
 	}
 	b, _ := json.Marshal(all) //nolint:errchkjson // strings and numbers
 	return string(b)
@@ -136,10 +142,11 @@ func (s *Session) Close() error {
 	s.undo()
 	s.shut()
 	<-s.served
-	if err := os.RemoveAll(s.dir); err != nil {
-		return fmt.Errorf("remove provider socket: %w", err)
+	err := s.sign.end()
+	if e := os.RemoveAll(s.dir); e != nil {
+		err = errors.Join(err, fmt.Errorf("remove provider socket: %w", e))
 	}
-	return nil
+	return err
 }
 
 func (s *Session) shut() {
