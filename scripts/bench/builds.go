@@ -10,15 +10,17 @@ import (
 	"time"
 
 	"berth/coordinator"
+	"berth/coordinator/host"
 	"berth/coordinator/provider"
 )
 
 // A raw is the baseline of builds: terraform on a copy of the module, against the same provider held resident in this
 // process.
 type raw struct {
-	bed *bed
-	dir string
-	n   int
+	bed        *bed
+	dir        string
+	bubblewrap string // as in the coordinator: the module's process is isolated where that works
+	n          int
 }
 
 // session serves the provider for one start count.
@@ -34,7 +36,7 @@ func (r *raw) session(ctx context.Context, t coordinator.Transition) (*provider.
 		ModuleDir: r.version(), AccessURL: "http://" + r.bed.http, AgentURL: "http://" + r.bed.http, AgentKey: make([]byte, 32),
 		Host: coordinator.HostGrant{
 			Homes: filepath.Join(r.bed.dir, "rawhomes"), Run: filepath.Join(r.bed.dir, "rawrun"),
-			Agent: filepath.Join(r.bed.bin, "berth-agent"), Insecure: true,
+			Agent: filepath.Join(r.bed.bin, "berth-agent"), Bubblewrap: r.bubblewrap, UID: coordinator.HostUIDBase + 9_999, Insecure: true,
 		},
 	}, socket)
 }
@@ -85,8 +87,8 @@ var (
 	destroy = []string{"apply", "-destroy", "-json", "-auto-approve", "-input=false"}
 )
 
-func (b *bed) newRaw() (*raw, error) {
-	r := &raw{bed: b, dir: filepath.Join(b.dir, "raw")}
+func (b *bed) newRaw(ctx context.Context) (*raw, error) {
+	r := &raw{bed: b, dir: filepath.Join(b.dir, "raw"), bubblewrap: host.ProbeBubblewrap(ctx)}
 	for _, d := range []string{r.dir, filepath.Join(b.dir, "rawhomes"), filepath.Join(b.dir, "rawrun")} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return nil, err
@@ -97,7 +99,7 @@ func (b *bed) newRaw() (*raw, error) {
 
 // firstStart pairs `terraform apply` of the module with the first start of a new workspace.
 func (b *bed) firstStart(ctx context.Context) ([]figure, error) {
-	r, err := b.newRaw()
+	r, err := b.newRaw(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -132,7 +134,7 @@ func (b *bed) firstStart(ctx context.Context) ([]figure, error) {
 
 // restart pairs plan and apply with each build of a guarded restart.
 func (b *bed) restart(ctx context.Context) ([]figure, error) {
-	r, err := b.newRaw()
+	r, err := b.newRaw(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -180,7 +182,7 @@ func (b *bed) restart(ctx context.Context) ([]figure, error) {
 // firstCommand measures from `berth start` of a stopped workspace to the end of the first remote command, beside raw
 // plan and apply of the same module.
 func (b *bed) firstCommand(ctx context.Context) ([]figure, error) {
-	r, err := b.newRaw()
+	r, err := b.newRaw(ctx)
 	if err != nil {
 		return nil, err
 	}
