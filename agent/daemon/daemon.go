@@ -16,8 +16,6 @@ import (
 	"strings"
 	"syscall"
 
-	"golang.org/x/sys/unix"
-
 	"berth/agent"
 	"berth/agent/sshd"
 )
@@ -76,8 +74,7 @@ func Main(args []string) int {
 		fmt.Fprintf(os.Stderr, "berth-agent: %v\n", err)
 		return exitUsage
 	}
-	// Neither the user's other processes nor a core dump may read the keys and tokens that this process holds.
-	_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
+	undumpable()
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	if (os.Getpid() == 1 || s.supervise) && !s.worker {
 		return supervise(append([]string{"--worker"}, args...), log)

@@ -85,10 +85,10 @@ func supervise(args []string, log *slog.Logger) int {
 func (s *supervisor) start() {
 	exe, err := os.Executable()
 	if err == nil {
-		s.child, err = syscall.ForkExec("/proc/self/exe", append([]string{exe}, s.args...), &syscall.ProcAttr{
+		s.child, err = syscall.ForkExec(self(exe), append([]string{exe}, s.args...), &syscall.ProcAttr{
 			Env:   os.Environ(),
 			Files: []uintptr{0, 1, 2},
-			Sys:   &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM},
+			Sys:   withParent(),
 		})
 	}
 	s.started = time.Now()

@@ -18,7 +18,6 @@ import (
 	"time"
 
 	"golang.org/x/crypto/ssh"
-	"golang.org/x/sys/unix"
 
 	"berth/agent"
 )
@@ -155,13 +154,11 @@ func peer(conn *net.UnixConn) (uint32, error) {
 	if err != nil {
 		return 0, fmt.Errorf("ask for the peer's uid: %w", err)
 	}
-	var cred *unix.Ucred
+	var uid uint32
 	var inner error
-	err = raw.Control(func(fd uintptr) {
-		cred, inner = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	})
+	err = raw.Control(func(fd uintptr) { uid, inner = peerUID(int(fd)) })
 	if err := errors.Join(err, inner); err != nil {
 		return 0, fmt.Errorf("ask for the peer's uid: %w", err)
 	}
-	return cred.Uid, nil
+	return uid, nil
 }

@@ -16,11 +16,9 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/hashicorp/yamux"
-	"golang.org/x/sys/unix"
 
 	"berth/agent"
 )
@@ -85,15 +83,6 @@ func NewTransport(caFile string) (*http.Transport, error) {
 		ReadBufferSize:        2 << 10, // it stays for the life of the link
 		WriteBufferSize:       2 << 10,
 	}, nil
-}
-
-// setUserTimeout makes the kernel give up a connection whose peer has vanished without a word; the default is a
-// quarter of an hour.
-func setUserTimeout(_, _ string, c syscall.RawConn) error {
-	return c.Control(func(fd uintptr) {
-		// Not every kernel-like sandbox knows the option; the link works without it.
-		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(userTimeout.Milliseconds()))
-	})
 }
 
 // connect asks for a link, answers the challenge, and begins yamux.

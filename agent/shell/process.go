@@ -230,14 +230,7 @@ func (p *Process) Wait() Exit {
 
 // WaitExit waits for the process to exit and does not reap it, so that Signal still reaches what is left of its group.
 // Wait has to be called afterwards.
-func (p *Process) WaitExit() {
-	for {
-		err := unix.Waitid(unix.P_PID, p.PID, nil, unix.WEXITED|unix.WNOWAIT, nil)
-		if !errors.Is(err, unix.EINTR) {
-			return
-		}
-	}
-}
+func (p *Process) WaitExit() { waitExit(p.PID) }
 
 // Signal sends sig to the process's group. It fails with os.ErrProcessDone after Wait has returned.
 func (p *Process) Signal(sig syscall.Signal) error {

@@ -117,7 +117,7 @@ func (r *running) sendBreak() error {
 	if r.master == nil {
 		return errors.New("break: no terminal")
 	}
-	return control(r.master, func(fd int) error { return unix.IoctlSetInt(fd, unix.TCSBRKP, 0) })
+	return control(r.master, breakTerminal)
 }
 
 // endOutput makes the process's further output fail: a pipe breaks, a terminal hangs up.

@@ -61,14 +61,14 @@ func size(cols, rows, x, y uint32) shell.Size {
 // setModes applies a client's modes to a terminal before its command starts.
 func setModes(tty *os.File, modes []mode) error {
 	return control(tty, func(fd int) error {
-		t, err := unix.IoctlGetTermios(fd, unix.TCGETS)
+		t, err := unix.IoctlGetTermios(fd, getTermios)
 		if err != nil {
 			return fmt.Errorf("read terminal modes: %w", err)
 		}
 		for _, m := range modes {
 			m.apply(t)
 		}
-		if err := unix.IoctlSetTermios(fd, unix.TCSETS, t); err != nil {
+		if err := unix.IoctlSetTermios(fd, setTermios, t); err != nil {
 			return fmt.Errorf("set terminal modes: %w", err)
 		}
 		return nil
@@ -92,14 +92,11 @@ func control(file *os.File, f func(fd int) error) error {
 func (m mode) apply(t *unix.Termios) {
 	switch {
 	case m.op == opInSpeed || m.op == opOutSpeed:
-		if s, ok := speeds[m.value]; ok {
-			t.Cflag = t.Cflag&^unix.CBAUD | s
-			t.Ispeed, t.Ospeed = m.value, m.value
-		}
+		setSpeed(t, m.value)
 		return
 	case m.op == opCS7 || m.op == opCS8:
 		if m.value != 0 {
-			bits := uint32(unix.CS7)
+			bits := tcflag(unix.CS7)
 			if m.op == opCS8 {
 				bits = unix.CS8
 			}
@@ -115,6 +112,9 @@ func (m mode) apply(t *unix.Termios) {
 		return
 	}
 	f, ok := modeFlags[m.op]
+	if !ok {
+		f, ok = systemFlags[m.op]
+	}
 	if !ok {
 		return
 	}
@@ -139,29 +139,23 @@ var modeChars = map[byte]int{
 }
 
 type modeFlag struct {
-	word func(*unix.Termios) *uint32
-	bit  uint32
+	word func(*unix.Termios) *tcflag
+	bit  tcflag
 }
 
-func iflag(t *unix.Termios) *uint32 { return &t.Iflag }
-func oflag(t *unix.Termios) *uint32 { return &t.Oflag }
-func cflag(t *unix.Termios) *uint32 { return &t.Cflag }
-func lflag(t *unix.Termios) *uint32 { return &t.Lflag }
+func iflag(t *unix.Termios) *tcflag { return &t.Iflag }
+func oflag(t *unix.Termios) *tcflag { return &t.Oflag }
+func cflag(t *unix.Termios) *tcflag { return &t.Cflag }
+func lflag(t *unix.Termios) *tcflag { return &t.Lflag }
 
 var modeFlags = map[byte]modeFlag{
 	30: {iflag, unix.IGNPAR}, 31: {iflag, unix.PARMRK}, 32: {iflag, unix.INPCK}, 33: {iflag, unix.ISTRIP},
-	34: {iflag, unix.INLCR}, 35: {iflag, unix.IGNCR}, 36: {iflag, unix.ICRNL}, 37: {iflag, unix.IUCLC},
+	34: {iflag, unix.INLCR}, 35: {iflag, unix.IGNCR}, 36: {iflag, unix.ICRNL},
 	38: {iflag, unix.IXON}, 39: {iflag, unix.IXANY}, 40: {iflag, unix.IXOFF}, 41: {iflag, unix.IMAXBEL}, 42: {iflag, unix.IUTF8},
-	50: {lflag, unix.ISIG}, 51: {lflag, unix.ICANON}, 52: {lflag, unix.XCASE}, 53: {lflag, unix.ECHO},
+	50: {lflag, unix.ISIG}, 51: {lflag, unix.ICANON}, 53: {lflag, unix.ECHO},
 	54: {lflag, unix.ECHOE}, 55: {lflag, unix.ECHOK}, 56: {lflag, unix.ECHONL}, 57: {lflag, unix.NOFLSH},
 	58: {lflag, unix.TOSTOP}, 59: {lflag, unix.IEXTEN}, 60: {lflag, unix.ECHOCTL}, 61: {lflag, unix.ECHOKE}, 62: {lflag, unix.PENDIN},
-	70: {oflag, unix.OPOST}, 71: {oflag, unix.OLCUC}, 72: {oflag, unix.ONLCR}, 73: {oflag, unix.OCRNL},
+	70: {oflag, unix.OPOST}, 72: {oflag, unix.ONLCR}, 73: {oflag, unix.OCRNL},
 	74: {oflag, unix.ONOCR}, 75: {oflag, unix.ONLRET},
 	92: {cflag, unix.PARENB}, 93: {cflag, unix.PARODD},
-}
-
-var speeds = map[uint32]uint32{
-	50: unix.B50, 75: unix.B75, 110: unix.B110, 134: unix.B134, 150: unix.B150, 200: unix.B200, 300: unix.B300,
-	600: unix.B600, 1200: unix.B1200, 1800: unix.B1800, 2400: unix.B2400, 4800: unix.B4800, 9600: unix.B9600,
-	19200: unix.B19200, 38400: unix.B38400, 57600: unix.B57600, 115200: unix.B115200, 230400: unix.B230400,
 }

@@ -166,5 +166,5 @@ func hashFile(path string, size int64) (sum [32]byte, err error) {
 // noExec reports whether programs cannot be run from dir's filesystem.
 func noExec(dir string) bool {
 	var s unix.Statfs_t
-	return unix.Statfs(dir, &s) == nil && s.Flags&unix.ST_NOEXEC != 0
+	return unix.Statfs(dir, &s) == nil && s.Flags&mountNoExec != 0
 }

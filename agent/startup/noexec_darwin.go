@@ -1,0 +1,6 @@
+package startup
+
+import "golang.org/x/sys/unix"
+
+// mountNoExec is the flag of a filesystem from which no program can be run.
+const mountNoExec = unix.MNT_NOEXEC
