@@ -36,6 +36,9 @@ func recordAgents(ctx context.Context, tx *sql.Tx, ws coordinator.WorkspaceID, b
 	if err != nil {
 		return err
 	}
+	if err := keepTimings(ctx, tx, ws, build); err != nil {
+		return err
+	}
 	_, err = tx.ExecContext(ctx, `DELETE FROM workspace_agents WHERE workspace_id = ? AND (build_id <> ? OR id NOT IN (SELECT value FROM json_each(?)))`, ws, build, keep)
 	if err != nil {
 		return err
@@ -48,6 +51,36 @@ func recordAgents(ctx context.Context, tx *sql.Tx, ws coordinator.WorkspaceID, b
 		_, err = tx.ExecContext(ctx, `INSERT INTO workspace_agents (workspace_id, id, build_id, record, pinned_key, first_connected, last_seen, ready, steps)
 			VALUES (?, ?, ?, ?, NULL, 0, 0, 0, '[]') ON CONFLICT (workspace_id, id) DO UPDATE SET record = excluded.record`, ws, r.ID, build, record)
 		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// keepTimings writes how long connecting and startup took to the builds whose agents make room for those of next.
+func keepTimings(ctx context.Context, tx *sql.Tx, ws coordinator.WorkspaceID, next coordinator.BuildID) error {
+	former, err := list(ctx, tx, scanAgent, `SELECT `+agentColumns+` FROM workspace_agents WHERE workspace_id = ? AND build_id <> ? ORDER BY record ->> 'name', id`, ws, next)
+	if err != nil {
+		return err
+	}
+	kept := make(map[coordinator.BuildID]bool)
+	for _, a := range former {
+		if kept[a.BuildID] {
+			continue
+		}
+		kept[a.BuildID] = true
+		b, err := oneBuild(ctx, tx, `WHERE b.id = ?`, a.BuildID)
+		if err != nil {
+			return err
+		}
+		if b == nil {
+			continue
+		}
+		timings, err := text(append(b.Timings, coordinator.StartupTimings(*b, former)...))
+		if err != nil {
+			return err
+		}
+		if _, err := tx.ExecContext(ctx, `UPDATE builds SET timings = ? WHERE id = ?`, timings, b.ID); err != nil {
 			return err
 		}
 	}

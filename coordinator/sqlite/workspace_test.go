@@ -198,6 +198,15 @@ func TestAgents(t *testing.T) {
 	if diff := cmp.Diff([]coordinator.WorkspaceAgent{fresh}, must(w.Agents(ctx, w.ws.ID))(t)); diff != "" {
 		t.Error(diff)
 	}
+	// How long the former agents' startup took is kept with their build, once.
+	kept := []coordinator.Timing{
+		{Stage: "connect", Name: "main", Start: noon},
+		{Stage: "startup", Name: "main: configure", Start: noon, Duration: time.Second},
+	}
+	ok(t, w.RecordAgents(ctx, w.ws.ID, b2.ID, []coordinator.AgentRecord{record("a1", "main")}))
+	if diff := cmp.Diff(kept, must(w.Build(ctx, b.ID))(t).Timings); diff != "" {
+		t.Error(diff)
+	}
 	// What comes late, from the build before, changes nothing.
 	code(t, w.UpdateAgent(ctx, want), coordinator.CodeNotFound)
 	code(t, w.PinAgentKey(ctx, w.ws.ID, "a1", b.ID, []byte("old")), coordinator.CodeNotFound)
