@@ -59,6 +59,7 @@ type Process struct {
 // the loss of its terminal or its own will. As root the process gets the user's uid, gid and groups; otherwise the
 // user has to be who this process is.
 func Start(c Command) (*Process, error) {
+	heedHangup()
 	cmd, err := c.cmd()
 	if err != nil {
 		return nil, err

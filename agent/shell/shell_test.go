@@ -445,3 +445,17 @@ func FuzzParseEntry(f *testing.F) {
 		_ = strconv.Quote(usableShell(line))
 	})
 }
+
+// An agent that nohup started hangs up its users' shells all the same.
+func TestHangsUpUnderNohup(t *testing.T) {
+	t.Parallel()
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := exec.Command("sh", "-c", `trap "" HUP; exec "$0" -test.run '^TestTerminalGoneHangsUp$' -test.v -test.timeout 20s`, exe)
+	out, err := c.CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "--- PASS: TestTerminalGoneHangsUp") {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
