@@ -72,6 +72,10 @@ func (s *Store) Activate(ctx context.Context, pid int, started time.Time) error 
 					WithHint("end it first, or choose another --data directory")
 			}
 		}
+		// Sessions do not outlive the process that carried them. When that one ended, nobody knows.
+		if _, err := tx.ExecContext(ctx, `UPDATE sessions SET ended = max(started, ?) WHERE ended = 0`, ms(started)); err != nil {
+			return err
+		}
 		_, err = tx.ExecContext(ctx, `INSERT OR REPLACE INTO active (one, pid, boot, ticks, started) VALUES (1, ?, ?, ?, ?)`,
 			me.pid, me.boot, me.ticks, ms(started))
 		return err

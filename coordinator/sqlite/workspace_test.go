@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"fmt"
+	"os"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -424,6 +425,10 @@ func TestPrune(t *testing.T) {
 		v := newVersion(t, w.Store, "local")
 		ok(t, w.AppendLog(ctx, coordinator.BuildID(v.ID), []coordinator.LogLine{{Text: "a"}}))
 	}
+	// A coordinator that begins ends what the one before it had open, and only that.
+	ok(t, w.OpenSession(ctx, coordinator.SessionRecord{ID: "cut", WorkspaceID: w.ws.ID, UserID: w.user.ID, Started: noon}))
+	ok(t, w.Activate(ctx, os.Getpid(), noon.Add(time.Minute)))
+
 	other := worldIn2(t, w, "other")
 	b := other.run(t, coordinator.Start, succeeded)
 	ok(t, w.AppendLog(ctx, b.ID, []coordinator.LogLine{{Text: "a"}}))
@@ -435,6 +440,8 @@ func TestPrune(t *testing.T) {
 			want        int
 		}{
 			{"sessions", `SELECT count(*) FROM sessions WHERE id = 'young' AND ended > 0 AND bytes_in = 5 AND bytes_out = 7`, 1},
+			{"sessions that were cut", fmt.Sprintf(`SELECT count(*) FROM sessions WHERE id = 'cut' AND ended = %d`, ms(noon.Add(time.Minute))), 1},
+			{"sessions of before", fmt.Sprintf(`SELECT count(*) FROM sessions WHERE id = 'young' AND ended = %d`, ms(noon)), 1},
 			{"old sessions", `SELECT count(*) FROM sessions WHERE id = 'old'`, 0},
 			{"audit", `SELECT count(*) FROM audit WHERE target = 'young'`, 1},
 			{"old audit", `SELECT count(*) FROM audit WHERE target = 'old'`, 0},
