@@ -93,7 +93,8 @@ func (a *app) updateCommand() *cobra.Command {
 		Use:   "update NAME",
 		Short: "Move a workspace to its template's active version, or change parameters",
 		Long: `Move a workspace to its template's active version, or to --version, and change parameters with --set. A workspace that
-runs is restarted; one that is stopped is started.`,
+runs is restarted; one that is stopped is started. Where the new version would destroy what is to be kept, nothing is
+changed, the reason is told, and the workspace runs on as before, on the version it had.`,
 		Example:           "  berth update dev\n  berth update dev --set cpu=8\n  berth update dev --version 3",
 		Args:              arguments(1, 1),
 		ValidArgsFunction: a.completeWorkspace,
@@ -209,12 +210,30 @@ func (a *app) settle(ctx context.Context, c *client.Client, t coordinator.Target
 		if err != nil {
 			return err
 		}
-		return a.settle(ctx, c, t, next)
+		return a.settleRestart(ctx, c, t, next)
 	case b.Transition == coordinator.Stop:
 		a.printf("Stopped %s\n", t)
 		return nil
 	}
 	return a.ready(ctx, c, t, fresh)
+}
+
+// settleRestart waits for the second half of a restart. Where the plan guard refused it, the server starts the workspace
+// again as it was; that is waited for as well, and the refusal is the error.
+func (a *app) settleRestart(ctx context.Context, c *client.Client, t coordinator.Target, b rest.Build) error {
+	refusal := a.settle(ctx, c, t, b)
+	if coordinator.CodeOf(refusal) != coordinator.CodeFailed {
+		return refusal
+	}
+	again, err := c.Patient(logPatience).Build(ctx, t, b.Number+1)
+	if err != nil || again.Transition != coordinator.Start {
+		return refusal // the server did nothing more
+	}
+	a.hintf("Build %d was refused and changed nothing; %s starts again as it was, on version %d", b.Number, t, again.Version)
+	if err := a.settle(ctx, c, t, again); err != nil {
+		a.hintf("%s", oneLine(err.Error()))
+	}
+	return refusal
 }
 
 // failure is the error of a build that did not succeed.

@@ -175,6 +175,47 @@ func TestCancel(t *testing.T) {
 	code(t, err, coordinator.CodeNotFound)
 }
 
+// What the plan guard refuses leaves the workspace on what its state was made with, and up if it was.
+func TestGuardRefusal(t *testing.T) {
+	w := newWorld(t)
+	first := w.run(t, coordinator.Start, succeeded)
+	ok(t, w.PutState(ctx, coordinator.State{WorkspaceID: w.ws.ID, BuildID: first.ID, VersionID: w.v.ID, Serial: 1, Data: `{"lineage":"l","serial":1}`}))
+	v2 := newVersion(t, w.Store, "local")
+	refusal := coordinator.Result{Status: coordinator.BuildFailed, Guard: []coordinator.Violation{{Address: "disk.a"}}}
+	start := coordinator.Build{WorkspaceID: w.ws.ID, Transition: coordinator.Start, Initiator: w.user.ID, VersionID: v2.ID, Params: map[string]string{"cpu": "8"}}
+	plain := start
+	ok(t, w.CreateBuild(ctx, &plain))
+	must(w.ClaimBuild(ctx, noon))(t)
+	if next := must(w.FinishBuild(ctx, plain.ID, refusal, noon))(t); next != nil {
+		t.Errorf("a refused start of a stopped workspace went on to %+v", next)
+	}
+	back := func() {
+		t.Helper()
+		if ws := must(w.Workspace(ctx, w.ws.ID))(t); ws.VersionID != w.v.ID || len(ws.Params) != 0 {
+			t.Errorf("the workspace stays on %s with %v", ws.VersionID, ws.Params)
+		}
+	}
+	back()
+
+	stop := coordinator.Build{
+		WorkspaceID: w.ws.ID, Transition: coordinator.Stop, Initiator: w.user.ID, VersionID: w.v.ID,
+		ThenStart: &coordinator.Then{VersionID: v2.ID, Params: start.Params, Reason: coordinator.ReasonUpdate},
+	}
+	ok(t, w.CreateBuild(ctx, &stop))
+	must(w.ClaimBuild(ctx, noon))(t)
+	second := must(w.FinishBuild(ctx, stop.ID, succeeded, noon))(t)
+	must(w.ClaimBuild(ctx, noon))(t)
+	again := must(w.FinishBuild(ctx, second.ID, refusal, noon))(t)
+	if again == nil || again.Transition != coordinator.Start || again.VersionID != w.v.ID || again.Status != coordinator.BuildQueued {
+		t.Fatalf("after a refused restart: %+v", again)
+	}
+	back()
+	must(w.ClaimBuild(ctx, noon))(t)
+	if next := must(w.FinishBuild(ctx, again.ID, refusal, noon))(t); next != nil {
+		t.Errorf("a refusal of what was there before went on to %+v", next)
+	}
+}
+
 func TestRestart(t *testing.T) {
 	w := newWorld(t)
 	w.run(t, coordinator.Start, succeeded)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"maps"
 	"time"
 
 	"berth/coordinator"
@@ -14,6 +15,8 @@ import (
 //   - a start that succeeded leaves the agents of its result, none if its state holds none;
 //   - a stop that succeeded ends the workspace's own tokens, and queues the start that was to follow, which it
 //     returns, unless somebody canceled the build;
+//   - a start that the plan guard refused gives the workspace its former version and parameters back, and where it was
+//     the second half of a restart queues a start with those, which it returns;
 //   - a delete that succeeded removes every row of the workspace and leaves an audit entry and a summary.
 //
 // It is CodeConflict if the build has ended already.
@@ -31,8 +34,15 @@ func (s *Store) FinishBuild(ctx context.Context, id coordinator.BuildID, r coord
 		case !b.Status.Open():
 			return coordinator.Errorf(coordinator.CodeConflict, "%s build %d has ended already: %s", b.Transition, b.Number, b.Status)
 		}
-		if err := recordResult(ctx, tx, *b, r, now); err != nil || r.Status != coordinator.BuildSucceeded {
+		if err := recordResult(ctx, tx, *b, r, now); err != nil {
 			return err
+		}
+		if len(r.Guard) > 0 && b.Transition == coordinator.Start {
+			next, err = refused(ctx, tx, *b, now)
+			return err
+		}
+		if r.Status != coordinator.BuildSucceeded {
+			return nil
 		}
 		switch b.Transition {
 		case coordinator.Start:
@@ -73,6 +83,32 @@ func stopped(ctx context.Context, tx *sql.Tx, b coordinator.Build, now time.Time
 	return createBuild(ctx, tx, coordinator.Build{
 		WorkspaceID: b.WorkspaceID, Transition: coordinator.Start, Reason: b.ThenStart.Reason, Initiator: b.Initiator,
 		VersionID: b.ThenStart.VersionID, Params: b.ThenStart.Params, AllowDestroy: b.ThenStart.AllowDestroy, Created: now,
+	})
+}
+
+// refused puts a workspace back to what its state was made with, after a start that changed nothing.
+func refused(ctx context.Context, tx *sql.Tx, b coordinator.Build, now time.Time) (next *coordinator.Build, err error) {
+	made, err := oneBuild(ctx, tx, `WHERE b.id = (SELECT build_id FROM states WHERE workspace_id = ? ORDER BY revision DESC LIMIT 1)`, b.WorkspaceID)
+	if err != nil || made == nil {
+		return nil, err
+	}
+	if made.ID == b.ID || made.VersionID == b.VersionID && maps.Equal(made.Params, b.Params) {
+		return nil, nil // the former version is no other
+	}
+	params, err := text(made.Params)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := tx.ExecContext(ctx, `UPDATE workspaces SET version_id = ?, params = ? WHERE id = ?`, made.VersionID, params, b.WorkspaceID); err != nil {
+		return nil, err
+	}
+	before, err := oneBuild(ctx, tx, `WHERE b.workspace_id = ? AND b.number = ?`, b.WorkspaceID, b.Number-1)
+	if err != nil || before == nil || before.ThenStart == nil || b.CancelRequested {
+		return nil, err
+	}
+	return createBuild(ctx, tx, coordinator.Build{
+		WorkspaceID: b.WorkspaceID, Transition: coordinator.Start, Reason: b.Reason, Initiator: b.Initiator,
+		VersionID: made.VersionID, Params: made.Params, Created: now,
 	})
 }
 
