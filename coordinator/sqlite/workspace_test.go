@@ -2,8 +2,8 @@ package sqlite
 
 import (
 	"fmt"
-	"os"
 	"math/rand/v2"
+	"os"
 	"slices"
 	"strings"
 	"sync"
