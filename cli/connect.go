@@ -51,14 +51,20 @@ func (a *app) connect(ctx context.Context, name string, noStart bool) error {
 	if _, err := io.WriteString(a.out, client.Greeting); err != nil {
 		return fmt.Errorf("greet the ssh client: %w", err)
 	}
+	in := &greeted{r: a.in}
 	s, err := a.dial(ctx, name, noStart)
 	if err != nil {
-		return a.refuse(err)
+		gone := make(chan struct{})
+		go func() {
+			defer close(gone)
+			in.drain()
+		}()
+		return a.refuse(err, in, gone)
 	}
 	defer func() { _ = s.Close() }() // both directions have ended
 	stop := context.AfterFunc(ctx, func() { _ = s.Close() })
 	defer stop()
-	if err := a.splice(s); ctx.Err() == nil {
+	if err := a.splice(s, in); ctx.Err() == nil {
 		return err
 	}
 	return exitCode(exitInterrupt)
@@ -86,16 +92,19 @@ func (a *app) dial(ctx context.Context, name string, noStart bool) (*client.Stre
 
 // splice copies both ways. The client's greeting to the workspace goes ahead while the workspace's own is awaited,
 // which the client has had already.
-func (a *app) splice(s *client.Stream) error {
-	up := make(chan struct{})
+func (a *app) splice(s *client.Stream, in *greeted) error {
+	up, gone := make(chan struct{}), make(chan struct{})
 	go func() {
-		defer close(up)
+		defer close(gone)
 		// An error in this direction is the end of the other, which reports it.
-		_, _ = io.CopyBuffer(onlyWriter{s}, onlyReader{a.in}, make([]byte, copyBuffer))
+		_, _ = io.CopyBuffer(onlyWriter{s}, in, make([]byte, copyBuffer))
 		_ = s.CloseWrite()
+		close(up)
+		in.drain() // a client that is refused is listened to until it has gone
 	}()
 	if err := client.SkipGreeting(s); err != nil {
-		return a.refuse(err)
+		_ = s.Close() // ends the copy, which then hears the client out
+		return a.refuse(err, in, gone)
 	}
 	_, err := io.CopyBuffer(onlyWriter{a.out}, onlyReader{s}, make([]byte, copyBuffer))
 	if err != nil {
@@ -121,45 +130,46 @@ type (
 )
 
 // refuse ends the SSH connection with words that the client shows to its user: a disconnect in clear text, before the
-// key exchange. Whether there is a client is told by its greeting; without one, the error is printed as usual.
-func (a *app) refuse(err error) error {
+// key exchange. Whether there is a client is told by its greeting; without one, the error is printed as usual. gone is
+// closed at the end of what the client sends: one that finds its proxy gone too early never reads why.
+func (a *app) refuse(err error, in *greeted, gone <-chan struct{}) error {
 	if _, werr := a.out.Write(client.Disconnect(words(err))); werr != nil {
 		return err
 	}
-	g := new(greeted)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		// Until the client has gone: one that finds its proxy gone too early never reads why.
-		_, _ = io.Copy(g, onlyReader{a.in})
-	}()
 	t := time.NewTimer(lastWords)
 	defer t.Stop()
 	select {
-	case <-done:
+	case <-gone:
 	case <-t.C:
 	}
 	var cut *interruption
-	if !g.bySSH() || errors.As(err, &cut) {
+	if !in.bySSH() || errors.As(err, &cut) {
 		return err
 	}
 	return exitCode(codeOf(err))
 }
 
-// greeted keeps the first bytes of what an SSH client sends.
+// greeted reads what an SSH client sends, and keeps its first bytes.
 type greeted struct {
+	r io.Reader
+
 	mu   sync.Mutex // guards head
 	head []byte
 }
 
-func (g *greeted) Write(p []byte) (int, error) {
+// Read reads from the client.
+func (g *greeted) Read(p []byte) (int, error) {
+	n, err := g.r.Read(p)
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if n := 4 - len(g.head); n > 0 {
-		g.head = append(g.head, p[:min(n, len(p))]...)
+	if more := 4 - len(g.head); more > 0 && n > 0 {
+		g.head = append(g.head, p[:min(more, n)]...)
 	}
-	return len(p), nil
+	return n, err
 }
+
+// drain reads to the end.
+func (g *greeted) drain() { _, _ = io.Copy(io.Discard, g) } // an error is an end as well
 
 func (g *greeted) bySSH() bool {
 	g.mu.Lock()

@@ -345,6 +345,10 @@ func (d *double) connect(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	agent.WriteLine(conn, rest.StreamEvent{OK: true}, rest.MaxStreamEvent)
+	if r.PathValue("n") == "full" { // an agent that takes no more streams
+		agent.WriteLine(conn, agent.Reply{Error: "too many streams"}, agent.MaxStreamHeader)
+		return
+	}
 	d.serveSSH(&buffered{conn, rw.Reader})
 }
 
