@@ -345,7 +345,8 @@ func (d *double) connect(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	agent.WriteLine(conn, rest.StreamEvent{OK: true}, rest.MaxStreamEvent)
-	if r.PathValue("n") == "full" { // an agent that takes no more streams
+	if r.PathValue("n") == "full" { // an agent that takes no more streams, and says so after it has heard the client
+		rw.Reader.ReadString('\n')
 		agent.WriteLine(conn, agent.Reply{Error: "too many streams"}, agent.MaxStreamHeader)
 		return
 	}
