@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -134,6 +135,7 @@ func (w *worker) start(u *shell.User) {
 	srv, err := sshd.New(sshd.Config{
 		Manifest: w.runner.Current, User: u, Env: w.runner.Env, Ready: w.runner.Ready,
 		AgentSocket: w.socket, Note: w.runner.Note, Logger: w.log,
+		ForwardAgent: func(open func() (io.ReadWriteCloser, error)) (stop func()) { return w.keys.Forward(open) },
 	})
 	if err != nil {
 		w.log.Error("cannot serve SSH", "error", err)

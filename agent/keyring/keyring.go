@@ -1,8 +1,9 @@
-// Package keyring is the workspace's ssh-agent: one socket at a fixed path that offers the owner's Git key. The key
-// stays in this process's memory; who may use the socket can have data signed, and never sees it.
+// Package keyring is the workspace's ssh-agent: one socket at a fixed path that offers the identities of the newest
+// agent that the owner forwards, then the owner's Git key. That key stays in this process's memory; who may use the
+// socket can have data signed, and never sees it.
 //
-// It speaks as much of the ssh-agent protocol as listing and signing need, by a parser of its own with a cap, and
-// refuses everything else.
+// It speaks as much of the ssh-agent protocol as listing and signing need, by a parser of its own with a cap. What else
+// is asked goes to the forwarded agent as it is, and is refused where there is none.
 package keyring
 
 import (
@@ -33,6 +34,8 @@ type Keyring struct {
 	log *slog.Logger
 	key atomic.Pointer[key]
 	uid atomic.Int64 // who may use the socket besides root and this process's own user
+
+	forwards forwards
 }
 
 // A key is one that can sign.
@@ -129,14 +132,17 @@ func (k *Keyring) serve(ctx context.Context, conn *net.UnixConn) {
 		k.log.Warn("ssh-agent socket: refused a client", "uid", uid)
 		return
 	}
+	c := &client{keys: k, ctx: ctx}
+	defer c.close()
 	for {
 		_ = conn.SetReadDeadline(time.Now().Add(idleTimeout))
 		request, err := readFrame(conn)
 		if err != nil {
 			return
 		}
+		answer := c.answer(request)
 		_ = conn.SetWriteDeadline(time.Now().Add(writeTimeout))
-		if err := writeFrame(conn, k.answer(request)); err != nil {
+		if err := writeFrame(conn, answer); err != nil {
 			return
 		}
 	}

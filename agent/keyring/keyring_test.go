@@ -6,6 +6,7 @@ import (
 	"crypto/ed25519"
 	"encoding/binary"
 	"encoding/pem"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -215,6 +216,121 @@ func TestKeysOfOtherKindsAreRefused(t *testing.T) {
 	}
 }
 
+// forwardAgent forwards an agent that holds one fresh key with the given comment. Closing broken ends its channels.
+func forwardAgent(t *testing.T, k *Keyring, comment string, broken <-chan struct{}) (stop func()) {
+	t.Helper()
+	_, private, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	far := sshagent.NewKeyring()
+	if err := far.Add(sshagent.AddedKey{PrivateKey: private, Comment: comment}); err != nil {
+		t.Fatal(err)
+	}
+	return k.Forward(func() (io.ReadWriteCloser, error) {
+		select {
+		case <-broken:
+			return nil, errors.New("gone")
+		default:
+		}
+		near, end := net.Pipe()
+		go sshagent.ServeAgent(far, end)
+		go func() {
+			<-broken
+			near.Close()
+		}()
+		return near, nil
+	})
+}
+
+func comments(keys []*sshagent.Key) string {
+	var all []string
+	for _, k := range keys {
+		all = append(all, k.Comment)
+	}
+	return strings.Join(all, ", ")
+}
+
+func TestForwardedAgents(t *testing.T) {
+	k, path := serve(t)
+	oldest, newest := make(chan struct{}), make(chan struct{})
+	defer close(oldest)
+	stopOld := forwardAgent(t, k, "old", oldest)
+	defer stopOld()
+	stopNew := forwardAgent(t, k, "new", newest)
+	defer stopNew()
+	c := sshagent.NewClient(dial(t, path))
+	keys, err := c.List()
+	if err != nil || comments(keys) != "new, git key" {
+		t.Fatalf("List: %s, %v", comments(keys), err)
+	}
+	for _, key := range keys {
+		sig, err := c.Sign(key, []byte("data"))
+		if err != nil {
+			t.Fatalf("Sign with %s: %v", key.Comment, err)
+		}
+		if err := key.Verify([]byte("data"), sig); err != nil {
+			t.Errorf("Verify %s: %v", key.Comment, err)
+		}
+	}
+	// What is not about the Git key is the forwarded agent's to answer.
+	_, private, _ := ed25519.GenerateKey(nil)
+	if err := c.Add(sshagent.AddedKey{PrivateKey: private, Comment: "added"}); err != nil {
+		t.Errorf("Add: %v", err)
+	}
+	if keys, err := c.List(); err != nil || comments(keys) != "new, added, git key" {
+		t.Errorf("List after Add: %s, %v", comments(keys), err)
+	}
+	close(newest)
+	if keys, err := c.List(); err != nil || comments(keys) != "old, git key" {
+		t.Errorf("List without the newest: %s, %v", comments(keys), err)
+	}
+	stopOld()
+	if keys, err := c.List(); err != nil || comments(keys) != "git key" {
+		t.Errorf("List without any: %s, %v", comments(keys), err)
+	}
+	if keys, err := sshagent.NewClient(dial(t, path)).List(); err != nil || comments(keys) != "git key" {
+		t.Errorf("List of another client: %s, %v", comments(keys), err)
+	}
+}
+
+// A forwarded agent that lists nonsense is left, and the Git key is offered all the same.
+func TestForwardedNonsense(t *testing.T) {
+	for name, answer := range map[string][]byte{
+		"too many":  {identitiesAnswer, 0xff, 0xff, 0xff, 0xff},
+		"cut off":   {identitiesAnswer, 0, 0, 0, 1, 0, 0, 0, 9},
+		"a failure": {failure},
+	} {
+		t.Run(name, func(t *testing.T) {
+			k, path := serve(t)
+			defer k.Forward(func() (io.ReadWriteCloser, error) {
+				near, end := net.Pipe()
+				go func() {
+					defer end.Close()
+					if _, err := readFrame(end); err == nil {
+						writeFrame(end, answer)
+					}
+				}()
+				return near, nil
+			})()
+			if keys, err := sshagent.NewClient(dial(t, path)).List(); err != nil || comments(keys) != "git key" {
+				t.Errorf("List: %s, %v", comments(keys), err)
+			}
+		})
+	}
+}
+
+func FuzzIdentities(f *testing.F) {
+	f.Add([]byte{identitiesAnswer, 0, 0, 0, 1, 0, 0, 0, 1, 'k', 0, 0, 0, 1, 'c'})
+	f.Add([]byte{identitiesAnswer, 0, 0, 0, 2, 0, 0, 0, 1, 'k'})
+	f.Fuzz(func(t *testing.T, answer []byte) {
+		n, entries, ok := parseIdentities(answer)
+		if ok && (len(entries) > len(answer)-5 || uint64(n)*8 > uint64(len(entries))) {
+			t.Errorf("%d entries in %d bytes", n, len(entries))
+		}
+	})
+}
+
 func FuzzAnswer(f *testing.F) {
 	k := New(slog.New(slog.DiscardHandler))
 	secret, public := newKey(f)
@@ -235,7 +351,7 @@ func FuzzAnswer(f *testing.F) {
 		if err != nil {
 			return
 		}
-		answer := k.answer(got)
+		answer := (&client{keys: k, ctx: t.Context()}).answer(got)
 		switch answer[0] {
 		case failure, identitiesAnswer:
 		case signResponse:

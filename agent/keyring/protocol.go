@@ -19,7 +19,7 @@ import (
 //	12 IDENTITIES_ANSWER   uint32 count | count times: string key blob, string comment
 //	13 SIGN_REQUEST        string key blob | string data | uint32 flags
 //	14 SIGN_RESPONSE       string ( string "ssh-ed25519" | string signature )
-//	 5 FAILURE             (nothing): the answer to everything else
+//	 5 FAILURE             (nothing)
 const (
 	failure           = 5
 	requestIdentities = 11
@@ -56,33 +56,16 @@ func writeFrame(w io.Writer, body []byte) error {
 	return err
 }
 
-// answer returns the answer to a request.
-func (k *Keyring) answer(request []byte) []byte {
-	if len(request) == 0 {
-		return []byte{failure}
-	}
+// sign answers the body of a SIGN_REQUEST for the Git key; nil for any other.
+func (k *Keyring) sign(body []byte) []byte {
 	key := k.key.Load()
-	switch body := request[1:]; request[0] {
-	case requestIdentities:
-		if len(body) != 0 {
-			return []byte{failure}
-		}
-		if key == nil {
-			return binary.BigEndian.AppendUint32([]byte{identitiesAnswer}, 0)
-		}
-		out := binary.BigEndian.AppendUint32([]byte{identitiesAnswer}, 1)
-		return appendString(appendString(out, key.blob), []byte(key.comment))
-	case signRequest:
-		blob, data, ok := parseSign(body)
-		if !ok || key == nil || !bytes.Equal(blob, key.blob) {
-			return []byte{failure}
-		}
-		sig := appendString(nil, []byte("ssh-ed25519"))
-		sig = appendString(sig, ed25519.Sign(key.private, data))
-		return appendString([]byte{signResponse}, sig)
-	default: // adding, removing, locking, extensions
-		return []byte{failure}
+	blob, data, ok := parseSign(body)
+	if !ok || key == nil || !bytes.Equal(blob, key.blob) {
+		return nil
 	}
+	sig := appendString(nil, []byte("ssh-ed25519"))
+	sig = appendString(sig, ed25519.Sign(key.private, data))
+	return appendString([]byte{signResponse}, sig)
 }
 
 // parseSign reads the body of a SIGN_REQUEST. Flags are about RSA only.

@@ -1,6 +1,7 @@
 package sshd
 
 import (
+	"cmp"
 	"net"
 	"os"
 	"regexp"
@@ -45,8 +46,11 @@ func (s *session) environment(tty *terminal) []string {
 		"SSH_CLIENT=" + host + " " + port + " 22",
 		"SSH_CONNECTION=" + host + " " + port + " " + localHost(s.conn.net.LocalAddr()) + " 22",
 	}
-	if cfg.AgentSocket != "" {
-		own = append(own, "SSH_AUTH_SOCK="+cfg.AgentSocket)
+	if socket := cmp.Or(s.conn.agent.path(), cfg.AgentSocket); socket != "" {
+		own = append(own, "SSH_AUTH_SOCK="+socket)
+	}
+	if s.x11 != nil {
+		own = append(own, "DISPLAY="+s.x11.display())
 	}
 	if tty != nil && tty.name != "" {
 		own = append(own, "TERM="+tty.name)
@@ -74,10 +78,14 @@ func localHost(a net.Addr) string {
 // lookPath finds a command in an environment's PATH.
 func lookPath(env []string, name string) bool {
 	for dir := range strings.SplitSeq(shell.Value(env, "PATH"), ":") {
-		fi, err := os.Stat(dir + "/" + name)
-		if err == nil && fi.Mode().IsRegular() && fi.Mode().Perm()&0o111 != 0 {
+		if executable(dir + "/" + name) {
 			return true
 		}
 	}
 	return false
+}
+
+func executable(path string) bool {
+	fi, err := os.Stat(path)
+	return err == nil && fi.Mode().IsRegular() && fi.Mode().Perm()&0o111 != 0
 }

@@ -46,7 +46,13 @@ func (s *session) start(what start) (*running, error) {
 		tty = nil // bytes of a protocol do not pass a terminal
 	}
 	cfg := s.conn.srv.cfg
-	cmd := shell.Command{Env: s.environment(tty), User: cfg.User, Dir: s.conn.manifest.Agent.Dir, Path: cfg.User.Shell}
+	env := s.environment(tty)
+	if s.x11 != nil && what.kind != "subsystem" {
+		if err := s.x11.authorize(s.ctx, cfg.User, env); err != nil {
+			s.tell("berth: X11 forwarding will not work: " + err.Error() + "\n")
+		}
+	}
+	cmd := shell.Command{Env: env, User: cfg.User, Dir: s.conn.manifest.Agent.Dir, Path: cfg.User.Shell}
 	base := filepath.Base(cfg.User.Shell)
 	switch what.kind {
 	case "shell":

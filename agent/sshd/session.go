@@ -26,6 +26,7 @@ type session struct {
 	env      []string
 	envBytes int
 	started  bool
+	x11      *x11 // nil: not asked for
 
 	mu      sync.Mutex
 	tty     *terminal        // guarded by mu; nil without a terminal
@@ -61,6 +62,9 @@ func (c *conn) session(sc *ssh.ServerConn, nc ssh.NewChannel) {
 	if s.started {
 		<-s.done
 	}
+	if s.x11 != nil {
+		s.x11.close()
+	}
 }
 
 // request handles one request of the channel. It never waits: unread requests would hold up the whole connection.
@@ -76,6 +80,10 @@ func (s *session) request(req *ssh.Request, sc *ssh.ServerConn) bool {
 		return s.signal(req.Payload)
 	case "break":
 		return s.sendBreak()
+	case "auth-agent-req@openssh.com":
+		return !s.started && s.conn.forwardAgent(sc)
+	case "x11-req":
+		return s.requestX11(req.Payload, sc)
 	case "eow@openssh.com":
 		s.endOutput()
 		return true

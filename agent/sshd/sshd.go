@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -45,6 +46,9 @@ type Config struct {
 	Ready func(ctx context.Context)
 	// AgentSocket is the value of SSH_AUTH_SOCK; empty: none.
 	AgentSocket string
+	// ForwardAgent makes an agent that the owner forwards reachable at AgentSocket until stop is called; open opens a
+	// channel to it. Without it no agent is forwarded but to its own connection.
+	ForwardAgent func(open func() (io.ReadWriteCloser, error)) (stop func())
 	// Note returns a line about startup that a terminal shows before its shell, without a newline; empty: none.
 	Note func() string
 	// Exe is the program that carries the subcommands of Main; /proc/self/exe if empty.
@@ -156,6 +160,7 @@ type conn struct {
 	channels int                        // guarded by mu
 	forwards map[forwardKey]*remoteBind // guarded by mu
 	handlers sync.WaitGroup
+	agent    agentForward
 }
 
 func (s *Server) newConn(nc net.Conn, hdr agent.StreamHeader) (*conn, error) {
@@ -235,6 +240,7 @@ func (c *conn) end() {
 	for _, b := range binds {
 		b.close()
 	}
+	c.agent.close()
 	c.handlers.Wait()
 }
 
