@@ -524,7 +524,9 @@ func TestUnreadyVersion(t *testing.T) {
 	must(w.store.CreateTemplateVersion(ctx, "local", "", &v))
 	_, err := w.builder.Request(ctx, w.actor(), w.ws, Request{Transition: coordinator.Start, VersionID: v.ID})
 	wantCode(t, err, coordinator.CodeConflict)
-	ok(t, w.store.FinishImport(ctx, v.ID, coordinator.Result{Status: coordinator.BuildFailed, Error: "bad HCL"}))
+	if err := w.store.FinishImport(ctx, v.ID, coordinator.Result{Status: coordinator.BuildFailed, Error: "bad HCL"}); err != nil {
+		wantCode(t, err, coordinator.CodeConflict) // a builder that began late has adopted the import, and ended it
+	}
 	_, err = w.builder.Request(ctx, w.actor(), w.ws, Request{Transition: coordinator.Start, VersionID: v.ID})
 	wantCode(t, err, coordinator.CodeConflict)
 }
