@@ -69,6 +69,7 @@ type Config struct {
 	Server rest.Server     // what is told about the installation; SetUp is filled in
 	Hosts  []string        // names under which this server is reached, beside loopback ones
 	Done   <-chan struct{} // closed when the coordinator shuts down: streams that are followed end
+	Freed  func()          // called when nothing may refer to a template's files any more
 
 	Logger *slog.Logger
 	Now    func() time.Time
@@ -91,6 +92,9 @@ func newServer(c Config) (http.Handler, []route) {
 	}
 	if c.Now == nil {
 		c.Now = time.Now
+	}
+	if c.Freed == nil {
+		c.Freed = func() {}
 	}
 	s := &server{Config: c, limiter: newLimiter(c.Now)}
 	routes := s.routes()

@@ -156,14 +156,17 @@ func (s *testSetup) Done(context.Context) error {
 
 type testArchives struct{ dir string }
 
-func (a testArchives) Put(_ context.Context, r io.Reader) (string, int64, error) {
+func (a testArchives) Put(_ context.Context, r io.Reader, record func(string, int64) error) (string, int64, error) {
 	b, err := io.ReadAll(r)
 	if err != nil {
 		return "", 0, fmt.Errorf("read archive: %w", err)
 	}
 	sum := sha256.Sum256(b)
 	sha := hex.EncodeToString(sum[:])
-	return sha, int64(len(b)), os.WriteFile(filepath.Join(a.dir, sha), b, 0o600)
+	if err := os.WriteFile(filepath.Join(a.dir, sha), b, 0o600); err != nil {
+		return "", 0, fmt.Errorf("write archive: %w", err)
+	}
+	return sha, int64(len(b)), record(sha, int64(len(b)))
 }
 
 func (a testArchives) Open(sha string) (io.ReadCloser, error) {

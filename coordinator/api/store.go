@@ -86,8 +86,9 @@ type builds interface {
 	LogSources(ctx context.Context, build coordinator.BuildID) ([]string, error)
 }
 
-// Archives holds the template archives that were pushed.
+// Archives holds the template archives that were pushed. What Put keeps is not removed before record has returned, which
+// makes what refers to it.
 type Archives interface {
-	Put(ctx context.Context, r io.Reader) (sha string, size int64, err error)
+	Put(ctx context.Context, r io.Reader, record func(sha string, size int64) error) (sha string, size int64, err error)
 	Open(sha string) (io.ReadCloser, error)
 }

@@ -66,6 +66,7 @@ func (s *server) deleteTemplate(ctx context.Context, in *TemplatePath) (*empty, 
 	if err := s.Store.DeleteTemplate(ctx, in.Template); err != nil {
 		return nil, err
 	}
+	s.Freed()
 	return nil, s.audit(ctx, actor(ctx), "template.delete", in.Template, "")
 }
 
@@ -120,18 +121,20 @@ func (s *server) pushVersion(ctx context.Context, in *pushInput) (*output[rest.T
 	if err := coordinator.CheckName("template", in.Template); err != nil {
 		return nil, err
 	}
-	sha, n, err := s.Archives.Put(ctx, in.body)
-	if err != nil {
-		return nil, err
-	}
-	if n == 0 {
-		return nil, coordinator.Errorf(coordinator.CodeInvalid, "the archive is empty").WithHint("push a directory with a Terraform module")
-	}
 	v := coordinator.TemplateVersion{
-		Message: oneLine(in.Message), Archive: sha, Status: coordinator.VersionImporting, Activate: in.Activate, CreatedBy: a.User.ID,
+		Message: oneLine(in.Message), Status: coordinator.VersionImporting, Activate: in.Activate, CreatedBy: a.User.ID,
 	}
-	t, err := s.Store.CreateTemplateVersion(ctx, in.Template, oneLine(in.Description), &v)
+	var t coordinator.Template
+	_, _, err := s.Archives.Put(ctx, in.body, func(sha string, n int64) (err error) {
+		if n == 0 {
+			return coordinator.Errorf(coordinator.CodeInvalid, "the archive is empty").WithHint("push a directory with a Terraform module")
+		}
+		v.Archive = sha
+		t, err = s.Store.CreateTemplateVersion(ctx, in.Template, oneLine(in.Description), &v)
+		return err
+	})
 	if err != nil {
+		s.Freed() // the archive may be there nevertheless
 		return nil, err
 	}
 	s.Builder.Import(ctx, v)

@@ -93,8 +93,9 @@ type Hub interface {
 	Presence(ws coordinator.WorkspaceID) coordinator.Presence
 }
 
-// A Config is what a Builder is made of. Workers is how many jobs run at once, the number of CPUs by default; Logger
-// and Now have defaults as well.
+// A Config is what a Builder is made of. Workers is how many jobs run at once, the number of CPUs by default;
+// Imported is called after each import, which may have left files that nothing refers to; Imported, Logger and Now may
+// be left out as well.
 type Config struct {
 	Store   Store
 	Runner  Runner
@@ -102,8 +103,10 @@ type Config struct {
 	Events  Events
 	Hub     Hub
 	Workers int
-	Logger  *slog.Logger
-	Now     func() time.Time
+
+	Imported func()
+	Logger   *slog.Logger
+	Now      func() time.Time
 }
 
 // A Builder carries builds and imports.
@@ -116,7 +119,9 @@ type Builder struct {
 	limit  int
 	log    *slog.Logger
 	now    func() time.Time
-	wake   chan struct{} // capacity 1: there may be something to claim
+
+	imported func()
+	wake     chan struct{} // capacity 1: there may be something to claim
 
 	mu      sync.Mutex
 	active  int                                     // jobs under way; guarded by mu
@@ -130,7 +135,7 @@ type Builder struct {
 func New(c Config) *Builder {
 	b := &Builder{
 		store: c.Store, runner: c.Runner, jobs: c.Jobs, events: c.Events, hub: c.Hub,
-		limit: c.Workers, log: c.Logger, now: c.Now,
+		limit: c.Workers, log: c.Logger, now: c.Now, imported: c.Imported,
 		wake:    make(chan struct{}, 1),
 		taken:   make(map[coordinator.VersionID]bool),
 		cancels: make(map[string]chan struct{}),
@@ -138,6 +143,9 @@ func New(c Config) *Builder {
 	}
 	if b.limit <= 0 {
 		b.limit = runtime.NumCPU()
+	}
+	if b.imported == nil {
+		b.imported = func() {}
 	}
 	if b.log == nil {
 		b.log = slog.New(slog.DiscardHandler)

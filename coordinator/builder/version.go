@@ -46,8 +46,9 @@ func (b *Builder) importTask(v coordinator.TemplateVersion) task {
 		canceled: func(context.Context) (bool, error) { return false, nil },
 		close: func() {
 			b.mu.Lock()
-			defer b.mu.Unlock()
 			delete(b.taken, v.ID)
+			b.mu.Unlock()
+			b.imported()
 		},
 	}
 }

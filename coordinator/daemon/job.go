@@ -37,7 +37,7 @@ func (j *jobs) find(ctx context.Context) (coordinator.Terraform, error) {
 	if j.terraform.Path != "" && exists(j.terraform.Path) {
 		return j.terraform, nil
 	}
-	t, warning, err := terraform.Find(ctx)
+	t, warning, err := terraform.Find(ctx, j.data.path("work"))
 	if err != nil {
 		return t, err
 	}

@@ -30,6 +30,7 @@ type parts struct {
 	builder *builder.Builder
 	hub     *hub.Hub
 	jobs    *jobs
+	sweeper *sweeper
 	url     string
 	setup   coordinator.Secret // empty once somebody is there
 }
@@ -105,7 +106,7 @@ func assemble(ctx context.Context, s settings, d *daemon) (*parts, error) {
 	p.web = api.New(api.Config{
 		Store: d.store, Builder: p.builder, Entry: entrance{in}, Hub: p.hub, Events: f.bus,
 		Archives: terraform.Archives{Dir: f.data.path("archives")},
-		Issuer:   issuer{}, Setup: setup, Link: p.hub, Dist: f.carried.Handler(f.data.path("bin")), Script: f.script,
+		Issuer:   issuer{}, Setup: setup, Link: p.hub, Dist: f.carried.Handler(f.data.path("bin")), Script: f.script, Freed: p.sweeper.poke,
 		Hosts: []string{s.public.Hostname(), s.agentsPublic.Hostname()}, Done: d.done, Logger: d.log,
 		Server: rest.Server{
 			Version: agent.Version, URL: p.url, SSHHost: name.host, SSHPort: name.port, Suffix: s.suffix,
@@ -130,9 +131,11 @@ func (p *parts) buildWith(ctx context.Context, f facts, d *daemon, tokens *works
 	}
 	p.jobs = &jobs{store: d.store, data: f.data, url: p.url, agentURL: f.agentsPublic.String(), grant: grant, log: d.log}
 	p.jobs.script, _ = f.script("", "") //nolint:errcheck // without agents there is none, and that was said
+	runners := runner.New(runner.Config{Dir: f.data.path("work"), Exe: exe, Archives: f.data.path("archives"), Logger: d.log})
+	p.sweeper = newSweeper(d.store, f.data, runners.Jobs, d.log)
 	p.builder = builder.New(builder.Config{
 		Store: d.store, Jobs: p.jobs, Events: f.bus, Hub: &dropper{p.hub, tokens, d.log}, Workers: f.workers, Logger: d.log,
-		Runner: runner.New(runner.Config{Dir: f.data.path("work"), Exe: exe, Archives: f.data.path("archives"), Logger: d.log}),
+		Runner: runners, Imported: p.sweeper.poke,
 	})
 	return nil
 }

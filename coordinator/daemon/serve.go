@@ -117,6 +117,7 @@ func (d *daemon) run(ctx context.Context) error {
 	// What was running is adopted before anybody can ask for more.
 	builds.Go(func() { report(failed, "builder", d.parts.builder.Run(work)) })
 	builds.Go(func() { d.prune(work) })
+	builds.Go(func() { d.parts.sweeper.run(work) })
 	builds.Go(func() { d.parts.jobs.look(work) })
 	servers.Go(func() { report(failed, "http server", d.serveHTTP()) })
 	servers.Go(func() { report(failed, "door", d.parts.door.Serve(d.ssh)) })

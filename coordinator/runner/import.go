@@ -18,7 +18,7 @@ import (
 // and plans twice, and the directory becomes the version's by rename, once all of it is known to be good.
 func (r *run) importVersion(ctx context.Context) (coordinator.Result, error) {
 	var res coordinator.Result
-	fresh := filepath.Join(filepath.Dir(r.job.ModuleDir), ".import-"+filepath.Base(r.job.ModuleDir))
+	fresh := filepath.Join(filepath.Dir(r.job.ModuleDir), terraform.ImportPrefix+filepath.Base(r.job.ModuleDir))
 	if err := os.RemoveAll(fresh); err != nil {
 		return res, fmt.Errorf("clear directory: %w", err)
 	}

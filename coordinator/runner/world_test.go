@@ -61,7 +61,7 @@ func supervisor(t testing.TB, data string) *Supervisor {
 }
 
 var found = sync.OnceValues(func() (coordinator.Terraform, error) {
-	t, _, err := terraform.Find(context.Background())
+	t, _, err := terraform.Find(context.Background(), os.TempDir())
 	return t, err
 })
 
@@ -80,7 +80,7 @@ func (w *world) put(files map[string]string) string {
 	if err := tw.Close(); err != nil {
 		w.Fatal(err)
 	}
-	sha, _, err := terraform.Archives{Dir: filepath.Join(w.data, "archives")}.Put(w.Context(), &b)
+	sha, _, err := terraform.Archives{Dir: filepath.Join(w.data, "archives")}.Put(w.Context(), &b, nil)
 	if err != nil {
 		w.Fatal(err)
 	}

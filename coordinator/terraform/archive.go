@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 	"unicode"
 	"unicode/utf8"
 
@@ -27,12 +28,14 @@ var shaRE = regexp.MustCompile(`^[0-9a-f]{64}$`)
 
 // Put reads a tar archive, validates every entry, and keeps it. Anything but plain files and directories with paths
 // inside, within the caps of package coordinator and with a *.tf file at the top, is refused with a
-// *coordinator.Error, and nothing is kept.
-func (a Archives) Put(ctx context.Context, r io.Reader) (sha string, size int64, err error) {
+// *coordinator.Error, and nothing is kept. Sweep lets the archive be until record, which may be nil, has returned: it
+// makes what refers to the archive. What it fails with is returned; the archive is then left to Sweep, because another
+// push may have brought the same one.
+func (a Archives) Put(ctx context.Context, r io.Reader, record func(sha string, size int64) error) (sha string, size int64, err error) {
 	if err := os.MkdirAll(a.Dir, 0o700); err != nil {
 		return "", 0, fmt.Errorf("make archive directory: %w", err)
 	}
-	tmp, err := os.CreateTemp(a.Dir, ".put-")
+	tmp, err := os.CreateTemp(a.Dir, putPrefix)
 	if err != nil {
 		return "", 0, fmt.Errorf("create archive: %w", err)
 	}
@@ -54,10 +57,19 @@ func (a Archives) Put(ctx context.Context, r io.Reader) (sha string, size int64,
 		return "", 0, fmt.Errorf("write archive: %w", err)
 	}
 	sha = hex.EncodeToString(hash.Sum(nil))
+	unlock, err := a.lock(ctx, syscall.LOCK_SH)
+	if err != nil {
+		return "", 0, err
+	}
+	defer unlock()
 	if err := os.Rename(tmp.Name(), a.path(sha)); err != nil {
 		return "", 0, fmt.Errorf("keep archive: %w", err)
 	}
-	return sha, coordinator.MaxArchive - in.left, nil
+	size = coordinator.MaxArchive - in.left
+	if record != nil {
+		err = record(sha, size)
+	}
+	return sha, size, err
 }
 
 // Open returns the bytes of an archive.
@@ -82,18 +94,7 @@ func (a Archives) Extract(sha, dir string) error {
 	return ExtractTar(f, dir)
 }
 
-// Remove removes an archive; one that is not there is no error.
-func (a Archives) Remove(sha string) error {
-	if !shaRE.MatchString(sha) {
-		return nil
-	}
-	if err := os.Remove(a.path(sha)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("remove archive: %w", err)
-	}
-	return nil
-}
-
-func (a Archives) path(sha string) string { return filepath.Join(a.Dir, sha+".tar") }
+func (a Archives) path(sha string) string { return filepath.Join(a.Dir, sha+archiveExt) }
 
 // ExtractTar unpacks a template's tar into dir, which it makes. It validates what Put validates, and writes through
 // an os.Root, so that no entry can reach out of dir.

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"berth/coordinator"
 )
@@ -93,7 +94,7 @@ func TestArchiveRefusals(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			a := Archives{t.TempDir()}
-			_, _, err := a.Put(t.Context(), bytes.NewReader(tt.data))
+			_, _, err := a.Put(t.Context(), bytes.NewReader(tt.data), nil)
 			var e *coordinator.Error
 			if !errors.As(err, &e) || e.Code != tt.code || !strings.Contains(e.Msg, tt.want) {
 				t.Errorf("Put = %#v, want %s: …%s…", err, tt.code, tt.want)
@@ -146,7 +147,7 @@ func TestSparseBomb(t *testing.T) {
 		sum += int(c)
 	}
 	copy(head[148:156], fmt.Sprintf("%06o\x00 ", sum))
-	_, _, err := Archives{t.TempDir()}.Put(t.Context(), bytes.NewReader(append(head, b.Bytes()...)))
+	_, _, err := Archives{t.TempDir()}.Put(t.Context(), bytes.NewReader(append(head, b.Bytes()...)), nil)
 	var e *coordinator.Error
 	if !errors.As(err, &e) || e.Code != coordinator.CodeTooLarge {
 		t.Errorf("Put = %v, want too large", err)
@@ -159,11 +160,11 @@ func TestArchiveRoundTrip(t *testing.T) {
 		entry{name: "./", typ: tar.TypeDir}, entry{name: "./main.tf", body: "# hi", mode: 0o600},
 		entry{name: "./bin/", typ: tar.TypeDir}, entry{name: "./bin/run.sh", body: "#!/bin/sh\n", mode: 0o4755},
 	)
-	sha, size, err := a.Put(t.Context(), bytes.NewReader(data))
+	sha, size, err := a.Put(t.Context(), bytes.NewReader(data), nil)
 	if err != nil || size != int64(len(data)) {
 		t.Fatalf("Put = %d, %v, want %d bytes", size, err, len(data))
 	}
-	if again, _, err := a.Put(t.Context(), bytes.NewReader(data)); err != nil || again != sha {
+	if again, _, err := a.Put(t.Context(), bytes.NewReader(data), nil); err != nil || again != sha {
 		t.Errorf("Put again = %s, %v", again, err)
 	}
 	r, err := a.Open(sha)
@@ -185,8 +186,8 @@ func TestArchiveRoundTrip(t *testing.T) {
 	if err := a.Extract(sha, dir); err == nil {
 		t.Error("Extract over an extracted module")
 	}
-	if err := errors.Join(a.Remove(sha), a.Remove(sha), a.Remove("../x")); err != nil {
-		t.Error(err)
+	if n, err := a.Sweep(t.Context(), time.Now(), nothing); n != 1 || err != nil {
+		t.Errorf("Sweep = %d, %v, want 1", n, err)
 	}
 	var e *coordinator.Error
 	for _, sha := range []string{sha, "../" + sha, ""} {
@@ -200,7 +201,7 @@ func TestPutEndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	a := Archives{t.TempDir()}
-	if _, _, err := a.Put(ctx, bytes.NewReader(tarOf(t, entry{name: "main.tf"}))); !errors.Is(err, context.Canceled) {
+	if _, _, err := a.Put(ctx, bytes.NewReader(tarOf(t, entry{name: "main.tf"})), nil); !errors.Is(err, context.Canceled) {
 		t.Errorf("Put = %v, want canceled", err)
 	}
 }

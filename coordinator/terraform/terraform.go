@@ -6,6 +6,7 @@ package terraform
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,13 +23,19 @@ const MinVersion = "1.5.0"
 const installHint = "install terraform 1.5 or newer (https://developer.hashicorp.com/terraform/install) and put it on PATH"
 
 // Find returns the terraform on PATH, else OpenTofu's tofu with a warning. A missing or too old one is a
-// *coordinator.Error that says what to install.
-func Find(ctx context.Context) (t coordinator.Terraform, warning string, err error) {
+// *coordinator.Error that says what to install. dir is where its version is asked for: in an empty directory of one name,
+// so that what a process that was killed left is used again.
+func Find(ctx context.Context, dir string) (t coordinator.Terraform, warning string, err error) {
 	path, tofu, err := lookPath()
 	if err != nil {
 		return t, "", err
 	}
-	v, err := versionOf(ctx, path)
+	dir = filepath.Join(dir, ".terraform-version")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return t, "", fmt.Errorf("make terraform's directory: %w", err)
+	}
+	defer func() { _ = os.RemoveAll(dir) }() // the next call's is the same
+	v, err := versionOf(ctx, dir, path)
 	if err != nil {
 		return t, "", coordinator.Errorf(coordinator.CodeUnavailable, "%s does not tell its version", path).
 			WithHint(installHint).WithCause(err)
@@ -58,23 +65,14 @@ func lookPath() (path string, tofu bool, err error) {
 	return "", false, coordinator.Errorf(coordinator.CodeUnavailable, "terraform is not on PATH").WithHint(installHint)
 }
 
-// versionOf asks the terraform at path for its version. It runs in a directory and with a home of its own, so that
-// neither a template's nor the host's configuration is read.
-func versionOf(ctx context.Context, path string) (*version.Version, error) {
-	dir, err := os.MkdirTemp("", "berth-version-")
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = os.RemoveAll(dir) }() // an empty directory below TMPDIR
+// versionOf asks the terraform at path for its version. The empty directory is its home too, so that neither a
+// template's nor the host's configuration is read.
+func versionOf(ctx context.Context, dir, path string) (*version.Version, error) {
 	tf, err := tfexec.NewTerraform(dir, path)
 	if err != nil {
 		return nil, err
 	}
-	rc := filepath.Join(dir, "terraform.rc")
-	if err := os.WriteFile(rc, nil, 0o600); err != nil {
-		return nil, err
-	}
-	env := map[string]string{"PATH": os.Getenv("PATH"), "HOME": dir, "CHECKPOINT_DISABLE": "1", "TF_CLI_CONFIG_FILE": rc}
+	env := map[string]string{"PATH": os.Getenv("PATH"), "HOME": dir, "CHECKPOINT_DISABLE": "1", "TF_CLI_CONFIG_FILE": os.DevNull}
 	if err := tf.SetEnv(env); err != nil {
 		return nil, err
 	}

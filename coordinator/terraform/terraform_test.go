@@ -50,7 +50,7 @@ func TestFind(t *testing.T) {
 			if tt.name == "missing" {
 				t.Setenv("PATH", tt.path)
 			}
-			got, warning, err := Find(t.Context())
+			got, warning, err := Find(t.Context(), t.TempDir())
 			if (err == nil) != tt.ok || got.Tofu != tt.tofu {
 				t.Fatalf("Find = %+v, %v", got, err)
 			}
