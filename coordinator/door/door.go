@@ -45,6 +45,8 @@ type Config struct {
 	Store Store
 	Certs Certs
 
+	Console Console // of ConsoleUser; without one, that is a name like any other
+
 	HostSigners []ssh.Signer // the door's host keys, certificates first
 	HostCAs     []string     // authorities of the workspaces' host keys, in authorized_keys form
 	Suffix      string       // of host names; coordinator.Suffix if empty

@@ -52,6 +52,7 @@ const (
 	terminated mode = iota + 1 // a workspace's name: SSH ends here and goes on in a connection of the door's own
 	jump                       // a workspace's host name: leads to that workspace's SSH server and nowhere else
 	bare                       // any other name: leads to any workspace of the user, and answers sessions with why
+	console                    // ConsoleUser: the product itself
 )
 
 // A conn is one connection of a client.
@@ -72,6 +73,7 @@ type conn struct {
 	over    bool // a login was refused for good: no other key is tried
 	mode    mode
 	user    coordinator.User
+	key     string                // fingerprint of the key that was proved
 	target  coordinator.Target    // of terminated and jump
 	ws      coordinator.Workspace // of terminated and jump, where problem is nil
 	problem error                 // why there is no workspace to lead to, of jump and bare
@@ -132,9 +134,12 @@ func (c *conn) serve() {
 	}
 	started := time.Now()
 	reqs = c.announceHostKeys(sc, reqs)
-	if c.mode == terminated {
+	switch c.mode {
+	case terminated:
 		err = c.serveTerminated(sc, chans, reqs)
-	} else {
+	case console:
+		c.serveConsole(sc, chans, reqs)
+	default:
 		c.serveJump(sc, chans, reqs)
 	}
 	c.log.Info("ssh connection ended", "after", time.Since(started).Round(time.Millisecond), "error", err)
@@ -173,7 +178,7 @@ func (c *conn) verified(m ssh.ConnMetadata, key ssh.PublicKey) error {
 	}
 	c.grace.Stop()
 	c.release()
-	c.user = user
+	c.user, c.key = user, registered.Fingerprint
 	if err := c.door.cfg.Store.TouchKey(c.ctx, registered.ID, c.door.now()); err != nil {
 		c.log.Warn("cannot record the use of a key", "error", err)
 	}
@@ -195,6 +200,10 @@ func (c *conn) verified(m ssh.ConnMetadata, key ssh.PublicKey) error {
 
 // choose reads the login name.
 func (c *conn) choose(name string) {
+	if name == ConsoleUser && c.door.cfg.Console != nil {
+		c.mode = console
+		return
+	}
 	t, isHost, err := coordinator.ParseTarget(name, c.door.cfg.Suffix)
 	if err == nil {
 		c.target = t
@@ -212,8 +221,12 @@ func (c *conn) choose(name string) {
 }
 
 func (c *conn) via() string {
-	if c.mode == terminated {
+	switch c.mode {
+	case terminated:
 		return agent.ViaDoor
+	case console:
+		return "console"
+	default:
+		return agent.ViaJump
 	}
-	return agent.ViaJump
 }
