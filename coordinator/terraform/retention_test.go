@@ -84,7 +84,7 @@ func TestSweepRacesWithPut(t *testing.T) {
 		}
 		return all, nil
 	}
-	stop := make(chan struct{})
+	stop, swept := make(chan struct{}), make(chan struct{})
 	var sweeps, pushes sync.WaitGroup
 	for range 2 {
 		sweeps.Go(func() {
@@ -97,6 +97,10 @@ func TestSweepRacesWithPut(t *testing.T) {
 				if _, err := a.Sweep(t.Context(), time.Now(), used); err != nil {
 					t.Error(err)
 				}
+				select {
+				case swept <- struct{}{}:
+				default:
+				}
 			}
 		})
 	}
@@ -105,6 +109,10 @@ func TestSweepRacesWithPut(t *testing.T) {
 			for n := range 15 {
 				data := tarOf(t, entry{name: "main.tf", body: fmt.Sprint(n)}) // the pushers push the same ones
 				sha, _, err := a.Put(t.Context(), bytes.NewReader(data), func(sha string, _ int64) error {
+					select { // a sweep would come in between here, if it could
+					case <-swept:
+					case <-time.After(2 * time.Millisecond):
+					}
 					mu.Lock()
 					defer mu.Unlock()
 					rows[sha] = true
