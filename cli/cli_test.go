@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -63,6 +64,11 @@ func TestScripts(t *testing.T) {
 			}
 			env.Values[doubleKey{}] = d
 			env.Setenv("HOME", home)
+			berth, err := exec.LookPath("berth")
+			if err != nil {
+				return err
+			}
+			env.Setenv("BERTH", berth)
 			env.Setenv("URL", d.URL)
 			env.Setenv("DOOR", d.URL[strings.LastIndexByte(d.URL, ':')+1:])
 			env.Setenv("BERTH_CONFIG_DIR", filepath.Join(env.WorkDir, "settings"))
@@ -72,6 +78,9 @@ func TestScripts(t *testing.T) {
 			"double": cmdDouble,
 			"code":   cmdCode,
 			"person": cmdPerson,
+			"echo":   cmdEcho,
+			"dial":   cmdDial,
+			"await":  cmdAwait,
 		},
 	})
 }
@@ -90,6 +99,15 @@ func cmdDouble(ts *testscript.TestScript, _ bool, args []string) {
 	case "token":
 		d.setUp = true
 		d.tokens["bt1_"+args[1]] = coordinator.TokenID("t-" + args[1])
+	case "cut":
+		d.cutStreams()
+	case "away":
+		d.away = true
+		d.cutStreams()
+	case "back":
+		d.away = false
+	case "impostor": // a host key of an authority that the known_hosts line does not name
+		d.ca, _ = newSigner()
 	case "evil":
 		d.evil = true
 	case "redirect":
@@ -159,4 +177,59 @@ func cmdPerson(ts *testscript.TestScript, neg bool, args []string) {
 	if err := c.Wait(); (err != nil) != neg {
 		ts.Fatalf("%v: %v\n%s", args[1:], err, screen)
 	}
+}
+
+// echo NETWORK ADDRESS VARIABLE: serves there until the script ends: what a client sends, once it has sent all of it,
+// comes back behind the word echo. VARIABLE becomes the port.
+func cmdEcho(ts *testscript.TestScript, _ bool, args []string) {
+	l, err := net.Listen(args[0], args[1])
+	ts.Check(err)
+	ts.Defer(func() { l.Close() })
+	if at, ok := l.Addr().(*net.TCPAddr); ok {
+		ts.Setenv(args[2], strconv.Itoa(at.Port))
+	}
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				b, _ := io.ReadAll(c)
+				fmt.Fprintf(c, "echo %s", b)
+			}()
+		}
+	}()
+}
+
+// dial NETWORK ADDRESS TEXT WANT: sends the text, ends that direction, and must get WANT in time.
+func cmdDial(ts *testscript.TestScript, _ bool, args []string) {
+	var got []byte
+	var err error
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		var c net.Conn
+		if c, err = net.Dial(args[0], args[1]); err != nil {
+			continue
+		}
+		fmt.Fprint(c, args[2])
+		c.(closeWriter).CloseWrite()
+		got, err = io.ReadAll(c)
+		c.Close()
+		if string(got) == args[3] {
+			return
+		}
+	}
+	ts.Fatalf("dial %v: got %q, %v", args, got, err)
+}
+
+// await FILE TEXT: until the file holds the text.
+func cmdAwait(ts *testscript.TestScript, _ bool, args []string) {
+	var b []byte
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		if b, _ = os.ReadFile(ts.MkAbs(args[0])); strings.Contains(string(b), args[1]) {
+			return
+		}
+	}
+	ts.Fatalf("%s does not hold %q:\n%s", args[0], args[1], b)
 }

@@ -28,7 +28,7 @@ import (
 
 // A double answers like the API, from memory. What a workspace does is in its name: "broken" fails to start, "slow"
 // never ends its build, "queued" waits behind others first, "flaky" loses the connection of its log once, "sick" has a
-// startup step that fails, "lost" never sees its agent.
+// startup step that fails, "lost" never sees its agent, "real" runs commands for real.
 type double struct {
 	*httptest.Server
 	ca     ssh.Signer
@@ -47,6 +47,8 @@ type double struct {
 	workspaces map[string]*machine
 	cut        map[string]bool // logs that were cut once
 	evil       bool            // answers hold control characters and lies
+	open       []net.Conn      // streams into workspaces
+	away       bool            // the coordinator cannot be reached
 	redirect   string
 }
 
@@ -118,8 +120,11 @@ func (d *double) routes() http.Handler {
 		method, path, _ := strings.Cut(pattern, " ")
 		m.HandleFunc(method+" "+rest.Prefix+path, func(w http.ResponseWriter, r *http.Request) {
 			d.mu.Lock()
-			redirect := d.redirect
+			redirect, away := d.redirect, d.away
 			d.mu.Unlock()
+			if away {
+				panic(http.ErrAbortHandler)
+			}
 			if redirect != "" {
 				http.Redirect(w, r, redirect, http.StatusFound)
 				return

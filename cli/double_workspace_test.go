@@ -9,8 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/crypto/ssh"
-
 	"berth/agent"
 	"berth/coordinator"
 	"berth/coordinator/rest"
@@ -350,34 +348,5 @@ func (d *double) connect(w http.ResponseWriter, r *http.Request) {
 		agent.WriteLine(conn, agent.Reply{Error: "too many streams"}, agent.MaxStreamHeader)
 		return
 	}
-	d.serveSSH(&buffered{conn, rw.Reader})
-}
-
-func (d *double) serveSSH(conn *buffered) {
-	sc, chans, reqs, err := ssh.NewServerConn(conn, d.sshCfg)
-	if err != nil {
-		return
-	}
-	defer sc.Close()
-	go ssh.DiscardRequests(reqs)
-	for nc := range chans {
-		ch, reqs, err := nc.Accept()
-		if err != nil {
-			return
-		}
-		for req := range reqs {
-			req.Reply(req.Type == "exec", nil)
-			if req.Type != "exec" {
-				continue
-			}
-			var in struct{ Command string }
-			ssh.Unmarshal(req.Payload, &in)
-			fmt.Fprintf(ch, "ran %s as %s\n", in.Command, sc.User())
-			var out struct{ Status uint32 }
-			fmt.Sscanf(in.Command, "exit %d", &out.Status)
-			ch.SendRequest("exit-status", false, ssh.Marshal(out))
-			ch.Close()
-			break
-		}
-	}
+	d.serveSSH(&buffered{conn, rw.Reader}, r.PathValue("n") == "real")
 }
