@@ -34,6 +34,7 @@ type app struct {
 	env      func(string) string
 	now      func() time.Time
 	lines    *bufio.Reader // of in, made on first use
+	console  *Console      // nil outside of the coordinator
 
 	// Flags of every command.
 	url       string
@@ -94,11 +95,13 @@ the directory of the settings; BERTH_INSECURE_HTTP=1 is --insecure-http.`,
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usage("%v", err).WithHint(cmd.CommandPath() + " --help")
 	})
-	flags := root.PersistentFlags()
-	flags.StringVar(&a.url, "url", "", "address of the server, instead of the one signed in to")
-	flags.BoolVar(&a.insecure, "insecure-http", false, "allow plain HTTP to another machine")
-	flags.StringVar(&a.configDir, "config-dir", "", "directory of the settings")
-	flags.SortFlags = false
+	if a.console == nil {
+		flags := root.PersistentFlags()
+		flags.StringVar(&a.url, "url", "", "address of the server, instead of the one signed in to")
+		flags.BoolVar(&a.insecure, "insecure-http", false, "allow plain HTTP to another machine")
+		flags.StringVar(&a.configDir, "config-dir", "", "directory of the settings")
+		flags.SortFlags = false
+	}
 	for _, g := range []struct{ id, title string }{
 		{groupAccount, "Account:"},
 		{groupWorkspaces, "Workspaces:"},
@@ -112,8 +115,16 @@ the directory of the settings; BERTH_INSECURE_HTTP=1 is --insecure-http.`,
 	a.addCommands(root)
 	root.SetHelpCommandGroupID(groupShell)
 	root.SetCompletionCommandGroupID(groupShell)
-	cobra.EnableCommandSorting = false // the order of addCommands is the one people need them in
+	if a.console != nil {
+		a.console.restrict(root)
+		return root
+	}
+	completeFormats(root)
 	return root
+}
+
+func init() {
+	cobra.EnableCommandSorting = false // the order of addCommands is the one people need them in
 }
 
 // addCommands is the table of contents.
@@ -130,7 +141,7 @@ func (a *app) addCommands(root *cobra.Command) {
 			a.createCommand(), a.listCommand(), a.showCommand(), a.startCommand(), a.stopCommand(), a.restartCommand(),
 			a.updateCommand(), a.deleteCommand(), a.cancelCommand(), a.logsCommand(), a.buildsCommand(), a.timingsCommand(),
 		}},
-		{groupReach, []*cobra.Command{a.sshCommand(), a.connectCommand(), a.sshConfigCommand(), a.portForwardCommand(), a.pingCommand()}},
+		{groupReach, []*cobra.Command{a.sshCommand(), a.connectCommand(), a.sshConfigCommand(), a.portForwardCommand(), a.pingCommand(), a.speedtestCommand()}},
 		{groupTemplates, []*cobra.Command{a.templateCommand()}},
 		{groupAdmin, []*cobra.Command{a.usersCommand()}},
 		{groupShell, []*cobra.Command{a.versionCommand(), a.readyCommand(), a.docsCommand()}},

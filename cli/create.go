@@ -35,7 +35,9 @@ needs and that --set does not give are asked for.`,
 	cmd.Flags().StringArrayVar(&sets, "set", nil, "parameter, NAME=VALUE (repeat for more)")
 	cmd.Flags().BoolVar(&in.Stopped, "stopped", false, "do not start it")
 	w.flag(cmd)
-	_ = cmd.RegisterFlagCompletionFunc("template", a.completeTemplate) // the flag is there
+	if a.console == nil {
+		_ = cmd.RegisterFlagCompletionFunc("template", a.completeTemplate) // the flag is there
+	}
 	return cmd
 }
 

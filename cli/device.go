@@ -155,8 +155,11 @@ func (a *app) keyText(arg string) (text, file string, err error) {
 	case arg == "-":
 		b, err := a.readAll(maxSettings)
 		return string(b), "", err
-	case strings.Contains(arg, " ") && !exists(arg):
+	case strings.Contains(arg, " ") && (a.console != nil || !exists(arg)):
 		return arg, "", nil
+	}
+	if err := a.noFiles(); err != nil {
+		return "", "", err
 	}
 	text, err = readSmall(arg)
 	if err == nil && text == "" {

@@ -123,7 +123,7 @@ func (a *app) personalize(ctx context.Context, args []string, none, show bool) e
 
 // raw is text for stdout: every byte for a file or a pipe, escaped for a terminal.
 func (a *app) raw(s string) string {
-	if _, terminal := fd(a.out); !terminal {
+	if !a.isTerminal(a.out) {
 		return s
 	}
 	return safeLines(s)
@@ -135,7 +135,7 @@ func (a *app) script(file string) (string, error) {
 	var err error
 	if file == "-" {
 		b, err = a.readAll(coordinator.MaxPersonalize)
-	} else {
+	} else if err = a.noFiles(); err == nil {
 		var info os.FileInfo
 		if info, err = os.Stat(file); err == nil && (!info.Mode().IsRegular() || info.Size() > coordinator.MaxPersonalize) {
 			return "", coordinator.Errorf(coordinator.CodeTooLarge, "%s is not a file of at most %d KiB", file, coordinator.MaxPersonalize>>10)

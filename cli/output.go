@@ -74,8 +74,18 @@ const (
 func outputFlag(cmd *cobra.Command, f *format) {
 	*f = formatTable
 	cmd.Flags().VarP((*formatValue)(f), "output", "o", "how to print: table or json")
-	_ = cmd.RegisterFlagCompletionFunc("output", // the flag is there
-		cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp))
+}
+
+// completeFormats lets the shell complete every -o. It is not for trees that are made again and again: cobra keeps what
+// completes a flag for ever.
+func completeFormats(cmd *cobra.Command) {
+	if f := cmd.Flags().Lookup("output"); f != nil && f.Value.Type() == "format" {
+		_ = cmd.RegisterFlagCompletionFunc("output", // the flag is there
+			cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp))
+	}
+	for _, sub := range cmd.Commands() {
+		completeFormats(sub)
+	}
 }
 
 type formatValue format

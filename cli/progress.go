@@ -23,6 +23,7 @@ type progress struct {
 	w      io.Writer
 	tty    int  // descriptor, where live
 	live   bool // drawn in place
+	width  func() int
 	prefix string
 	done   chan struct{}
 	ended  sync.WaitGroup
@@ -40,6 +41,10 @@ type progress struct {
 func (a *app) progress(prefix string, delay time.Duration) *progress {
 	p := &progress{w: a.err, prefix: prefix, done: make(chan struct{}), quiet: time.Now().Add(delay)}
 	p.tty, p.live = fd(a.err)
+	p.width = p.fileWidth
+	if a.console != nil && a.console.Terminal != nil {
+		p.live, p.width = true, a.console.Terminal.Width
+	}
 	p.live = p.live && a.env("TERM") != "dumb"
 	p.ended.Go(p.run)
 	return p
@@ -99,10 +104,19 @@ func building(stage string) bool {
 	return stage != "connect" && stage != "startup"
 }
 
+// fileWidth is the width of a terminal that is a file, in columns; 0: not known.
+func (p *progress) fileWidth() int {
+	width, _, err := term.GetSize(p.tty)
+	if err != nil {
+		return 0
+	}
+	return width
+}
+
 // fit cuts a line to the terminal's width, so that it can be drawn over.
 func (p *progress) fit(line string) string {
-	width, _, err := term.GetSize(p.tty)
-	if err != nil || width < 20 {
+	width := p.width()
+	if width < 20 {
 		width = 80
 	}
 	for n := utf8.RuneCountInString(line); n >= width; n-- {

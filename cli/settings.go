@@ -37,6 +37,9 @@ type settings struct {
 
 // path returns the path of a settings file.
 func (a *app) path(name string) (string, error) {
+	if a.console != nil {
+		return "", noSettings()
+	}
 	dir := a.configDir
 	if dir == "" {
 		dir = a.env("BERTH_CONFIG_DIR")
@@ -146,6 +149,10 @@ type server struct {
 // The stored token is used with the server that gave it, and no other.
 func (a *app) server() (server, error) {
 	var s server
+	if a.console != nil {
+		_, s = a.console.here()
+		return s, nil
+	}
 	stored, err := a.load()
 	if err != nil {
 		return s, err
@@ -198,6 +205,10 @@ func sameServer(a, b string) bool {
 
 // client returns a client of the server, signed in.
 func (a *app) client() (*client.Client, server, error) {
+	if a.console != nil {
+		c, s := a.console.here()
+		return c, s, nil
+	}
 	s, err := a.server()
 	if err != nil {
 		return nil, s, err
@@ -207,6 +218,9 @@ func (a *app) client() (*client.Client, server, error) {
 }
 
 func (a *app) open(url string, token coordinator.Secret, insecure bool) (*client.Client, error) {
+	if a.console != nil {
+		return nil, noSettings()
+	}
 	return client.Open(url, client.Config{Token: token, InsecureHTTP: insecure, UserAgent: "berth/" + agent.Version})
 }
 

@@ -24,7 +24,8 @@ func (a *app) sshCommand() *cobra.Command {
 		Use:   "ssh NAME [ARGUMENT...]",
 		Short: "Enter a workspace with the system's ssh",
 		Long: `Enter a workspace with the system's ssh, set up as "berth ssh-config" would. What follows the name goes to ssh: its
-options, then a command. The exit code is that of ssh.`,
+options, then a command. The exit code is that of ssh: the command's own, or 255 where the connection was lost. Where
+there is no ssh program, berth opens a shell or runs a command itself, without ssh's options.`,
 		Example: `  berth ssh dev
   berth ssh dev -- make test
   berth ssh dev -L 8080:localhost:80 -N`,
@@ -43,7 +44,7 @@ options, then a command. The exit code is that of ssh.`,
 func (a *app) ssh(ctx context.Context, name string, more []string) error {
 	program, err := exec.LookPath("ssh")
 	if err != nil {
-		return coordinator.Errorf(coordinator.CodeFailed, "there is no ssh on this machine").WithHint("install OpenSSH's client")
+		return a.builtin(ctx, name, more)
 	}
 	c, srv, err := a.client()
 	if err != nil {
@@ -111,6 +112,9 @@ against the installation's certificate authority, in a known_hosts file of our o
 }
 
 func (a *app) sshConfig(ctx context.Context, stdout, remove bool) error {
+	if a.console != nil {
+		return a.sshConfigHere(ctx)
+	}
 	own, err := a.path(sshConfigFile)
 	if err != nil {
 		return err

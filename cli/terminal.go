@@ -24,12 +24,17 @@ func fd(stream any) (int, bool) {
 	return n, term.IsTerminal(n)
 }
 
-// interactive reports whether there is a person to ask.
-func (a *app) interactive() bool {
-	_, in := fd(a.in)
-	_, out := fd(a.err)
-	return in && out
+// isTerminal reports whether somebody sits at a stream of the command.
+func (a *app) isTerminal(stream any) bool {
+	if a.console != nil {
+		return a.console.Terminal != nil
+	}
+	_, ok := fd(stream)
+	return ok
 }
+
+// interactive reports whether there is a person to ask.
+func (a *app) interactive() bool { return a.isTerminal(a.in) && a.isTerminal(a.err) }
 
 // ask prints a question and reads a line.
 func (a *app) ask(ctx context.Context, question string) (string, error) {
@@ -54,6 +59,13 @@ func (a *app) readLine(ctx context.Context) (string, error) {
 
 // askHidden is ask without an echo. The echo is off before the question is seen.
 func (a *app) askHidden(ctx context.Context, question string) (coordinator.Secret, error) {
+	if a.console != nil && a.console.Terminal != nil {
+		line, err := interruptible(ctx, func() (string, error) { return a.console.Terminal.ReadPassword(question) })
+		if errors.Is(err, io.EOF) {
+			err = context.Canceled
+		}
+		return coordinator.Secret(line), err
+	}
 	n, ok := fd(a.in)
 	if !ok {
 		line, err := a.readLine(ctx)
@@ -102,11 +114,14 @@ func (a *app) confirm(ctx context.Context, yes bool, what, name string) error {
 	if yes {
 		return nil
 	}
+	if a.console != nil && a.console.Terminal == nil {
+		return usage("this deletes %s, and there is no terminal to ask at", what).WithHint("give --yes, or ssh -t")
+	}
 	typed, err := a.ask(ctx, fmt.Sprintf("This deletes %s, which cannot be undone. Type %s to go on: ", what, name))
 	if err != nil {
 		return err
 	}
-	if _, terminal := fd(a.in); !terminal {
+	if !a.isTerminal(a.in) {
 		fmt.Fprintln(a.err) // ends the question's line
 	}
 	if strings.TrimSpace(typed) != name {

@@ -155,6 +155,10 @@ func (a *app) welcome(ctx context.Context, c *client.Client, t coordinator.Targe
 			host = w.HostNames[len(w.HostNames)-1]
 		}
 	}
+	if a.console != nil {
+		a.printf("%s is %s. Connect with: ssh %s@%s\n", t, state, t, strings.TrimPrefix(a.console.Name, "ssh berth@"))
+		return
+	}
 	a.printf("%s is %s. Connect with: ssh %s\n", t, state, oneLine(host))
 	if !a.sshConfigured() {
 		a.hintf("  ssh finds it after: berth ssh-config; or right now: berth ssh %s", t)

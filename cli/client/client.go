@@ -33,9 +33,11 @@ const (
 // A Config says who asks and how. The zero value asks as nobody.
 type Config struct {
 	Token        coordinator.Secret
-	InsecureHTTP bool          // allow plain HTTP beyond loopback
-	UserAgent    string        // "berth" if empty
-	Patience     time.Duration // how long a GET is repeated while the server cannot be reached; 0: not at all
+	InsecureHTTP bool   // allow plain HTTP beyond loopback
+	UserAgent    string // "berth" if empty
+	// Transport takes requests to a coordinator of the same process; nil: they go over the network.
+	Transport http.RoundTripper
+	Patience  time.Duration // how long a GET is repeated while the server cannot be reached; 0: not at all
 }
 
 // A Client talks to one installation.
@@ -59,28 +61,36 @@ func Open(rawURL string, c Config) (*Client, error) {
 	if c.UserAgent == "" {
 		c.UserAgent = "berth"
 	}
-	dialer := &net.Dialer{Timeout: dialTimeout, KeepAlive: 15 * time.Second}
-	// HTTP/1.1 only: the stream into a workspace needs an upgrade.
-	protocols := new(http.Protocols)
-	protocols.SetHTTP1(true)
+	if c.Transport == nil {
+		c.Transport = network()
+	}
 	return &Client{
 		base: base, token: c.Token, agent: c.UserAgent, wait: c.Patience,
 		http: &http.Client{
-			Transport: &http.Transport{
-				Proxy:                  http.ProxyFromEnvironment,
-				DialContext:            dialer.DialContext,
-				Protocols:              protocols,
-				TLSHandshakeTimeout:    dialTimeout,
-				ResponseHeaderTimeout:  headerTimeout,
-				MaxResponseHeaderBytes: 64 << 10,
-				IdleConnTimeout:        30 * time.Second,
-				ReadBufferSize:         32 << 10,
-				WriteBufferSize:        32 << 10,
-			},
+			Transport: c.Transport,
 			// A redirect is never followed: the token goes to the installation that it is for.
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
 	}, nil
+}
+
+// network is the way over the network.
+func network() *http.Transport {
+	dialer := &net.Dialer{Timeout: dialTimeout, KeepAlive: 15 * time.Second}
+	// HTTP/1.1 only: the stream into a workspace needs an upgrade.
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	return &http.Transport{
+		Proxy:                  http.ProxyFromEnvironment,
+		DialContext:            dialer.DialContext,
+		Protocols:              protocols,
+		TLSHandshakeTimeout:    dialTimeout,
+		ResponseHeaderTimeout:  headerTimeout,
+		MaxResponseHeaderBytes: 64 << 10,
+		IdleConnTimeout:        30 * time.Second,
+		ReadBufferSize:         32 << 10,
+		WriteBufferSize:        32 << 10,
+	}
 }
 
 // ParseURL reads the address of an installation as a person types it. Without a scheme it is https, or http for this
