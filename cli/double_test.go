@@ -77,7 +77,7 @@ func newDouble() (*double, error) {
 		templates: map[string][]*version{}, active: map[string]int{}, workspaces: map[string]*machine{}, cut: map[string]bool{},
 	}
 	cert := &ssh.Certificate{
-		Key: host.PublicKey(), CertType: ssh.HostCert, KeyId: "dev", ValidPrincipals: []string{"dev.berth", "dev.alice.berth"},
+		Key: host.PublicKey(), CertType: ssh.HostCert, KeyId: "dev", ValidPrincipals: []string{"dev.berth", "dev.alice.berth", "real.berth", "real.alice.berth"},
 		ValidBefore: ssh.CertTimeInfinity,
 	}
 	if err := cert.SignCert(rand.Reader, ca); err != nil {
