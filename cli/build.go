@@ -94,7 +94,7 @@ func (a *app) updateCommand() *cobra.Command {
 		Short: "Move a workspace to its template's active version, or change parameters",
 		Long: `Move a workspace to its template's active version, or to --version, and change parameters with --set. A workspace that
 runs is restarted; one that is stopped is started. Where the new version would destroy what is to be kept, nothing is
-changed, the reason is told, and the workspace runs on as before, on the version it had.`,
+changed and the reason told; the workspace is as it was, on the version it had, and one that ran is started again.`,
 		Example:           "  berth update dev\n  berth update dev --set cpu=8\n  berth update dev --version 3",
 		Args:              arguments(1, 1),
 		ValidArgsFunction: a.completeWorkspace,

@@ -114,6 +114,7 @@ func (a *app) showWorkspace(w rest.Workspace) {
 		"Name", w.Owner+"/"+w.Name,
 		"Status", string(w.Status),
 		"Reason", w.Reason,
+		"Notice", w.Notice,
 		"Template", version,
 		"Latest build", build,
 		"Host names", strings.Join(w.HostNames, ", "),

@@ -2,6 +2,8 @@ package api
 
 import (
 	"context"
+	"fmt"
+	"maps"
 	"strconv"
 
 	"berth/coordinator"
@@ -16,6 +18,33 @@ func (v *view) build(ctx context.Context, ws coordinator.Workspace, b coordinato
 		Error: oneLine(b.Error), Address: b.Address, Resources: b.Resources, Timings: b.Timings,
 		Created: b.Created, Started: b.Started, Ended: b.Ended,
 	}, err
+}
+
+// notice tells of an update that was refused and changed nothing, after which the workspace is as it was before: what
+// happened, and what can be done. It is empty for anything else.
+func (v *view) notice(ctx context.Context, ws coordinator.Workspace, b *coordinator.Build) (string, error) {
+	stays := "berth start " + ws.Name + " starts it as it was"
+	if b != nil && b.Reason == coordinator.ReasonRecovery && b.Transition == coordinator.Start {
+		before, err := v.Store.Builds(ctx, ws.ID, b.Number, 1)
+		if err != nil || len(before) == 0 {
+			return "", err
+		}
+		stays, b = "it was started again as it was", &before[0]
+	}
+	if b == nil || b.Transition != coordinator.Start || b.Status != coordinator.BuildFailed ||
+		b.VersionID == ws.VersionID && maps.Equal(b.Params, ws.Params) {
+		return "", nil // what failed is what the workspace still is
+	}
+	refused, err := v.number(ctx, b.VersionID)
+	if err != nil {
+		return "", err
+	}
+	kept, err := v.number(ctx, ws.VersionID)
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("build %d, an update to version %d, was refused: %s (berth update does it then, not berth start); %s, on version %d",
+		b.Number, refused, oneLine(b.Error), stays, kept), nil
 }
 
 type listBuildsInput struct {

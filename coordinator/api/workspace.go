@@ -138,7 +138,13 @@ func (s *server) present(ctx context.Context, ws coordinator.Workspace) (rest.Wo
 	if err != nil {
 		return rest.Workspace{}, err
 	}
-	return s.view(ctx).workspace(ctx, ws, b, agents)
+	view := s.view(ctx)
+	w, err := view.workspace(ctx, ws, b, agents)
+	if err != nil || w.Build == nil {
+		return w, err
+	}
+	w.Notice, err = view.notice(ctx, ws, b)
+	return w, err
 }
 
 type listWorkspacesInput struct {

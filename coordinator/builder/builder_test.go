@@ -180,7 +180,7 @@ func (h *hubDouble) Presence(coordinator.WorkspaceID) coordinator.Presence {
 type jobsDouble struct{ err error }
 
 func (j *jobsDouble) Job(_ context.Context, b coordinator.Build) (coordinator.Job, error) {
-	return coordinator.Job{ID: string(b.ID), Transition: b.Transition, WorkspaceID: b.WorkspaceID, Params: b.Params}, j.err
+	return coordinator.Job{ID: string(b.ID), Transition: b.Transition, WorkspaceID: b.WorkspaceID, Params: b.Params, AllowDestroy: b.AllowDestroy}, j.err
 }
 
 func (j *jobsDouble) ImportJob(_ context.Context, v coordinator.TemplateVersion) (coordinator.Job, error) {

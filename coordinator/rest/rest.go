@@ -195,6 +195,7 @@ type Workspace struct {
 	Outdated  bool                    `json:"outdated,omitempty"` // the template has a newer active version
 	Status    coordinator.Status      `json:"status"`
 	Reason    string                  `json:"reason,omitempty"`
+	Notice    string                  `json:"notice,omitempty"` // of an update that was refused; not in listings
 	Params    map[string]string       `json:"params,omitempty"`
 	Agents    []Agent                 `json:"agents,omitempty"`
 	Build     *Build                  `json:"build,omitempty"` // the latest

@@ -206,7 +206,7 @@ func TestGuardRefusal(t *testing.T) {
 	second := must(w.FinishBuild(ctx, stop.ID, succeeded, noon))(t)
 	must(w.ClaimBuild(ctx, noon))(t)
 	again := must(w.FinishBuild(ctx, second.ID, refusal, noon))(t)
-	if again == nil || again.Transition != coordinator.Start || again.VersionID != w.v.ID || again.Status != coordinator.BuildQueued {
+	if again == nil || again.Transition != coordinator.Start || again.Reason != coordinator.ReasonRecovery || again.VersionID != w.v.ID || again.Status != coordinator.BuildQueued {
 		t.Fatalf("after a refused restart: %+v", again)
 	}
 	back()

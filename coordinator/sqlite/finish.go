@@ -107,7 +107,7 @@ func refused(ctx context.Context, tx *sql.Tx, b coordinator.Build, now time.Time
 		return nil, err
 	}
 	return createBuild(ctx, tx, coordinator.Build{
-		WorkspaceID: b.WorkspaceID, Transition: coordinator.Start, Reason: b.Reason, Initiator: b.Initiator,
+		WorkspaceID: b.WorkspaceID, Transition: coordinator.Start, Reason: coordinator.ReasonRecovery, Initiator: b.Initiator,
 		VersionID: made.VersionID, Params: made.Params, Created: now,
 	})
 }
