@@ -90,23 +90,30 @@ func (a *app) ssh(ctx context.Context, name string, more []string) error {
 }
 
 func (a *app) sshConfigCommand() *cobra.Command {
-	var stdout, remove bool
+	var stdout, remove, check bool
 	cmd := &cobra.Command{
 		Use:   "ssh-config",
 		Short: "Let ssh and every IDE reach your workspaces by name",
 		Long: `Write an ssh_config file of our own, and one Include line at the top of ~/.ssh/config that reads it; nothing else there
 is touched. It names your workspaces, so that IDEs list them, and everything that ends in the suffix. Host keys are checked
-against the installation's certificate authority, in a known_hosts file of our own.`,
-		Example: "  berth ssh-config\n  berth ssh-config --stdout > ssh_config\n  berth ssh-config --remove",
+against the installation's certificate authority, in a known_hosts file of our own.
+
+Afterwards ssh itself is asked, by ssh -G, what it would do for a workspace and for the door: where a line of your own
+configuration comes first, it is named with its file and number. --check does only that, and exits with 1 on a problem.`,
+		Example: "  berth ssh-config\n  berth ssh-config --check\n  berth ssh-config --stdout > ssh_config\n  berth ssh-config --remove",
 		Args:    arguments(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if stdout && remove {
-				return usage("give either --stdout or --remove")
+			switch {
+			case stdout && remove, stdout && check, remove && check:
+				return usage("give only one of --stdout, --check and --remove")
+			case check:
+				return a.checkSSHConfig(cmd.Context())
 			}
 			return a.sshConfig(cmd.Context(), stdout, remove)
 		},
 	}
 	cmd.Flags().BoolVar(&stdout, "stdout", false, "print the file instead of writing it")
+	cmd.Flags().BoolVar(&check, "check", false, "change nothing; look whether ssh does what our file says")
 	cmd.Flags().BoolVar(&remove, "remove", false, "take the Include line and our file away")
 	return cmd
 }
@@ -115,15 +122,10 @@ func (a *app) sshConfig(ctx context.Context, stdout, remove bool) error {
 	if a.console != nil {
 		return a.sshConfigHere(ctx)
 	}
-	own, err := a.path(sshConfigFile)
+	user, own, err := a.sshFiles()
 	if err != nil {
 		return err
 	}
-	home, err := os.UserHomeDir()
-	if err != nil {
-		return fmt.Errorf("find the home directory: %w", err)
-	}
-	user := filepath.Join(home, ".ssh", "config")
 	if remove {
 		changed, err := sshconfig.Remove(user, own)
 		if err != nil {
@@ -160,6 +162,7 @@ func (a *app) sshConfig(ctx context.Context, stdout, remove bool) error {
 		example = list[0].Name
 	}
 	a.printf("ssh knows your workspaces now: ssh %s\n", example)
+	a.warnSSHConfig(ctx, facts, list)
 	return nil
 }
 
