@@ -17,7 +17,8 @@ var rows = []row{
 	{"agent/shell", []string{"agent"}},
 	{"agent/keyring", []string{"agent"}},
 	{"agent/startup", []string{"agent", "agent/shell"}},
-	{"agent/sshd", []string{"agent", "agent/shell", "agent/keyring"}},
+	{"agent/sftp", nil},
+	{"agent/sshd", []string{"agent", "agent/shell", "agent/keyring", "agent/sftp"}},
 	{"agent/link", []string{"agent"}},
 	{"agent/daemon", []string{"agent", "agent/shell", "agent/keyring", "agent/startup", "agent/sshd", "agent/link"}},
 
@@ -39,12 +40,13 @@ var rows = []row{
 	{"coordinator/entry", []string{"agent", "coordinator"}},
 	{"coordinator/sshproxy", nil},
 	{"coordinator/door", []string{"agent", "coordinator", "coordinator/entry", "coordinator/sshproxy"}},
+	{"coordinator/console", []string{"coordinator", "coordinator/rest", "cli", "cli/client"}},
 	{"coordinator/api", []string{"agent", "coordinator", "coordinator/rest", "coordinator/entry", "coordinator/sshproxy"}},
 	{"coordinator/daemon", []string{
 		"agent", "coordinator", "coordinator/rest", "coordinator/events", "coordinator/seal", "coordinator/ca",
 		"coordinator/sqlite", "coordinator/dist", "coordinator/host", "coordinator/provider", "coordinator/terraform",
 		"coordinator/runner", "coordinator/builder", "coordinator/hub", "coordinator/entry", "coordinator/sshproxy",
-		"coordinator/door", "coordinator/api",
+		"coordinator/door", "coordinator/console", "coordinator/api",
 	}},
 
 	{"agent/berth-agent", []string{"agent/daemon"}},
@@ -64,9 +66,10 @@ var fences = map[string][]string{
 	"github.com/hashicorp/hcl":                 {"coordinator/terraform"},
 	"github.com/hashicorp/yamux":               {"agent/link", "coordinator/hub"},
 	"github.com/gliderlabs/ssh":                {"agent/sshd", "coordinator/door"},
-	"github.com/pkg/sftp":                      {"agent/sshd"},
+	"github.com/pkg/sftp":                      {}, // as a client in tests
 	"github.com/creack/pty":                    {"agent/shell", "agent/sshd"},
 	"github.com/danielgtaylor/huma":            {"coordinator/api"},
 	"github.com/spf13/cobra":                   {"cli"},
+	"charm.land/bubbletea":                     {"coordinator/console"},
 	"embed":                                    {"coordinator/sqlite", "coordinator/dist"},
 }
