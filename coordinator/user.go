@@ -89,6 +89,7 @@ type Actor struct {
 	User      User
 	TokenID   TokenID
 	Workspace WorkspaceID // not empty: a workspace's own token, which can do what a workspace needs of itself
+	Via       string      // way in, for the records: empty for the API by token
 }
 
 // A Permission is what a route needs of its caller.

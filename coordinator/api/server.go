@@ -131,6 +131,9 @@ func text(content string) *streamed {
 
 // audit writes down a change of state. A change that cannot be written down is reported as failed, though it was made.
 func (s *server) audit(ctx context.Context, a coordinator.Actor, action, target, detail string) error {
+	if a.Via != "" {
+		detail = strings.TrimPrefix(detail+"; way in: "+a.Via, "; ")
+	}
 	return s.Store.Audit(context.WithoutCancel(ctx), coordinator.AuditEntry{
 		Time: s.Now(), Actor: a.User.ID, ActorName: a.User.Name, Action: action, Target: target, Detail: oneLine(detail),
 	})

@@ -94,11 +94,6 @@ func assemble(ctx context.Context, s settings, d *daemon) (*parts, error) {
 	if err != nil {
 		return nil, err
 	}
-	if p.door, err = door.New(door.Config{
-		Entry: in, Store: d.store, Certs: f.ca, HostSigners: signers, HostCAs: []string{f.ca.HostCALine()}, Suffix: s.suffix, Logger: d.log,
-	}); err != nil {
-		return nil, err
-	}
 	setup := setupToken{d.store, f.data.path("setup-token")}
 	if p.setup, err = setup.offer(ctx); err != nil {
 		return nil, err
@@ -113,7 +108,11 @@ func assemble(ctx context.Context, s settings, d *daemon) (*parts, error) {
 			KnownHosts: name.knownHosts(f.ca, s.suffix),
 		},
 	})
-	return p, nil
+	p.door, err = door.New(door.Config{
+		Entry: in, Store: d.store, Certs: f.ca, HostSigners: signers, HostCAs: []string{f.ca.HostCALine()}, Suffix: s.suffix, Logger: d.log,
+		Console: newConsole(p.web, d.store, p.url, name, d.done, d.log),
+	})
+	return p, err
 }
 
 // buildWith makes the builder and what composes its jobs.
