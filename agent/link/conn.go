@@ -10,13 +10,15 @@ import (
 	"time"
 
 	"github.com/hashicorp/yamux"
+
+	"berth/agent"
 )
 
 const (
 	frameHeader  = 12
 	streamWindow = 4 << 20     // receive window: 80 MB/s at 50 ms round trip; at most agent.MaxWindow
-	maxJoin      = 32 << 10    // a larger body is written on its own
-	maxWrite     = 16 << 10    // of one frame, so that frames of other streams get their turn and a slow line its time
+	maxJoin      = maxWrite    // a larger body is written on its own
+	maxWrite     = 40 << 10    // of one frame: the largest SSH packet and no more, for other streams wait meanwhile
 	shrinkEvery  = 1 << 20     // bytes read between two releases of a stream's buffer
 	drainLimit   = time.Minute // for the other side to close a stream that we closed
 )
@@ -26,8 +28,15 @@ const (
 //	version(1) type(1) flags(2) stream(4) length(4)
 type joinConn struct {
 	io.ReadWriteCloser
-	held []byte // owned by yamux's send loop: a data header whose body comes next
+	ahead agent.ReadAhead
+	held  []byte // owned by yamux's send loop: a data header whose body comes next
 }
+
+func newJoinConn(conn io.ReadWriteCloser) *joinConn {
+	return &joinConn{ReadWriteCloser: conn, ahead: agent.ReadAhead{R: conn}}
+}
+
+func (c *joinConn) Read(b []byte) (int, error) { return c.ahead.Read(b) }
 
 func (c *joinConn) Write(b []byte) (int, error) {
 	if len(c.held) == 0 {

@@ -105,7 +105,7 @@ func (l *linker) connect(ctx context.Context) (*session, error) {
 	config.StreamCloseTimeout = 0 // it would cut a half-closed stream that is still being read
 	config.LogOutput = nil
 	config.Logger = log.New(io.Discard, "", 0)
-	mux, err := yamux.Client(&joinConn{ReadWriteCloser: conn}, config)
+	mux, err := yamux.Client(newJoinConn(conn), config)
 	if err != nil {
 		conn.Close()
 		return nil, fmt.Errorf("begin yamux: %w", err)

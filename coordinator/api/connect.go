@@ -206,13 +206,13 @@ func splice(c *client, head []byte, st Stream) error {
 	)
 	g.Go(func() {
 		if _, up = st.Write(head); up == nil {
-			_, up = io.Copy(st, c)
+			_, up = agent.Copy(st, c)
 		}
 		if up = errors.Join(up, st.CloseWrite()); up != nil {
 			up = errors.Join(up, st.Close()) // a broken client ends the other direction too
 		}
 	})
-	_, down = io.Copy(c.Conn, st)
+	_, down = agent.Copy(c.Conn, st)
 	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok && down == nil {
 		down = errors.Join(half.CloseWrite(), c.SetReadDeadline(time.Now().Add(halfClose)))
 	} else {

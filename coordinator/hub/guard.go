@@ -58,8 +58,9 @@ const (
 // good, for which yamux has no call.
 type guard struct {
 	net.Conn
-	rest []byte // read by the HTTP server before the upgrade; owned by Read
-	in   parser // owned by Read
+	rest []byte          // read by the HTTP server before the upgrade; owned by Read
+	read agent.ReadAhead // owned by Read
+	in   parser          // owned by Read
 
 	mu      sync.Mutex
 	streams map[uint32]uint8 // guarded by mu
@@ -76,7 +77,7 @@ type guard struct {
 }
 
 func newGuard(c net.Conn, rest []byte, timeout time.Duration) *guard {
-	g := &guard{Conn: c, rest: rest, streams: make(map[uint32]uint8), timeout: timeout}
+	g := &guard{Conn: c, read: agent.ReadAhead{R: c}, rest: rest, streams: make(map[uint32]uint8), timeout: timeout}
 	g.in.check, g.in.pong = g.admit, g.pong
 	g.in.pings = bucket{rate: maxPings, burst: maxPings}
 	g.in.opens = bucket{rate: maxNewStreams, burst: maxNewStreams}
@@ -96,7 +97,7 @@ func (g *guard) Read(p []byte) (int, error) {
 			g.rest = nil
 		}
 	} else {
-		n, err = g.Conn.Read(p)
+		n, err = g.read.Read(p)
 	}
 	if bad := g.in.feed(p[:n]); bad != nil {
 		return 0, bad

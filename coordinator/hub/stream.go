@@ -18,8 +18,8 @@ import (
 )
 
 const (
-	maxWrite     = 16<<10 - headerSize // yamux times a whole write, so a slow link gets small ones; one TLS record each
-	replyTimeout = 30 * time.Second    // of an agent that dials
+	maxWrite     = 40 << 10         // of one frame: the largest SSH packet and no more, for other streams wait meanwhile
+	replyTimeout = 30 * time.Second // of an agent that dials
 )
 
 // A stream is a stream of a link as a net.Conn with CloseWrite. It tells a lost link from an end, and a refusal of

@@ -61,6 +61,7 @@ func run(ctx context.Context) (bool, error) {
 		{"start to first command", b.firstCommand},
 		{"login", b.login},
 		{"first byte", b.firstByte},
+		{"bulk", b.bulk},
 		{"progress at the door", b.doorProgress},
 		{"coordinator back", b.coordinatorBack},
 		{"memory", b.memory},
