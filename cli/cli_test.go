@@ -62,6 +62,7 @@ func TestScripts(t *testing.T) {
 			if err := os.MkdirAll(home, 0o700); err != nil {
 				return err
 			}
+			d.home = home
 			env.Values[doubleKey{}] = d
 			env.Setenv("HOME", home)
 			berth, err := exec.LookPath("berth")

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"os/exec"
 	"strconv"
 
@@ -68,7 +69,7 @@ func (d *double) session(nc ssh.NewChannel, user string, real bool) {
 		var out struct{ Status uint32 }
 		if real {
 			go ssh.DiscardRequests(reqs)
-			out.Status = realCommand(ch, in.Command)
+			out.Status = realCommand(ch, in.Command, d.home)
 		} else {
 			fmt.Fprintf(ch, "ran %s as %s\n", in.Command, user)
 			fmt.Sscanf(in.Command, "exit %d", &out.Status)
@@ -78,8 +79,9 @@ func (d *double) session(nc ssh.NewChannel, user string, real bool) {
 	}
 }
 
-func realCommand(ch ssh.Channel, command string) uint32 {
+func realCommand(ch ssh.Channel, command, home string) uint32 {
 	c := exec.Command("sh", "-c", command)
+	c.Dir, c.Env = home, append(os.Environ(), "HOME="+home)
 	c.Stdout, c.Stderr = ch, ch.Stderr()
 	in, err := c.StdinPipe()
 	if err != nil {

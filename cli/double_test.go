@@ -33,6 +33,7 @@ type double struct {
 	*httptest.Server
 	ca     ssh.Signer
 	sshCfg *ssh.ServerConfig
+	home   string // of real workspaces
 
 	mu         sync.Mutex // guards what follows
 	setUp      bool

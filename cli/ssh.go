@@ -150,12 +150,8 @@ func (a *app) sshConfig(ctx context.Context, stdout, remove bool) error {
 		_, err := a.out.Write(data)
 		return err
 	}
-	changed, err := sshconfig.Install(user, own, data)
-	if err != nil {
+	if err := a.installSSHConfig(user, own, data); err != nil {
 		return err
-	}
-	if changed {
-		a.hintf("%s now begins with a line that includes %s", user, own)
 	}
 	example := "dev." + facts.Suffix
 	if len(list) > 0 {
@@ -163,6 +159,32 @@ func (a *app) sshConfig(ctx context.Context, stdout, remove bool) error {
 	}
 	a.printf("ssh knows your workspaces now: ssh %s\n", example)
 	a.warnSSHConfig(ctx, facts, list)
+	return nil
+}
+
+// installSSHConfig writes our file and makes sure that the user's own includes it.
+func (a *app) installSSHConfig(user, own string, data []byte) error {
+	changed, err := sshconfig.Install(user, own, data)
+	if err == nil && changed {
+		a.hintf("%s now begins with a line that includes %s", user, own)
+	}
+	return err
+}
+
+// ensureSSHConfig does what berth ssh-config does, and says nothing where nothing is wrong.
+func (a *app) ensureSSHConfig(ctx context.Context, c *client.Client) error {
+	user, own, err := a.sshFiles()
+	if err != nil {
+		return err
+	}
+	data, facts, hosts, err := a.renderSSHConfig(ctx, c)
+	if err != nil {
+		return err
+	}
+	if err := a.installSSHConfig(user, own, data); err != nil {
+		return err
+	}
+	a.warnSSHConfig(ctx, facts, hosts)
 	return nil
 }
 
