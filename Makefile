@@ -12,7 +12,7 @@ GOARCH  := $(shell $(GO) env GOARCH)
 GOOS    := $(shell $(GO) env GOOS)
 ASSETS  := coordinator/dist/assets
 
-.PHONY: build assets demo demo-clean test unit e2e lint fmt bench release deps clean
+.PHONY: build assets demo demo-clean test unit e2e conformance lint fmt bench release deps clean
 
 ## build: the three programs in bin/, for this machine
 build: assets
@@ -44,6 +44,11 @@ unit:
 ## e2e: the stories in testdata/script, with real programs
 e2e: build
 	$(GO) test -count=1 ./scripts/e2e/...
+
+## conformance: every check of scripts/conformance, through every way in
+conformance: build
+	@scripts/deps conformance
+	@scripts/conformance/run
 
 ## lint: formatters and analyzers
 lint:
