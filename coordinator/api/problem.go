@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/http"
 	"strings"
+	"syscall"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -83,6 +84,8 @@ func problemOf(err error) *problem {
 	case errors.As(err, &e):
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		e = coordinator.Errorf(coordinator.CodeUnavailable, "the request was given up").WithHint("try again")
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		e = coordinator.Errorf(coordinator.CodeUnavailable, "the coordinator's disk is full").WithHint("free some space where its data directory is, then try again")
 	default:
 		e = coordinator.Errorf(coordinator.CodeInternal, "internal error").WithHint("the coordinator's log says more")
 	}

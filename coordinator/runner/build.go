@@ -53,7 +53,13 @@ func (r *run) build(ctx context.Context) (coordinator.Result, error) {
 		b.conclude()
 		return b.result, nil
 	}
+	if err := b.dir.reserve(); err != nil {
+		b.conclude()
+		return b.result, err
+	}
+	_ = allocate(b.log, logRoom, true) // what little the log needs is there, or its lines are lost
 	if err := b.layOut(data); err != nil {
+		b.conclude()
 		return b.result, err
 	}
 	err = b.serve(ctx, empty)
@@ -111,6 +117,9 @@ func (b *build) guarded(ctx context.Context) error {
 	}
 	if err := context.Cause(ctx); err != nil {
 		return err
+	}
+	if !b.dir.has(reserveFile) {
+		return errFull // the plan had it
 	}
 	return b.terraform(ctx, terraform.StageApply, "applying", "apply", "-json", "-input=false", "-backup=-", b.dir.path(planFile))
 }
@@ -179,9 +188,11 @@ func (b *build) terraform(ctx context.Context, stage, doing string, args ...stri
 	if stage == terraform.StageApply {
 		d, byDefault = b.job.Limits.Apply, coordinator.DefaultApplyLimit
 	}
-	stageCtx, cancel := terraform.Limit(ctx, d, byDefault, stage)
+	limited, cancel := terraform.Limit(ctx, d, byDefault, stage)
 	defer cancel()
-	stopWatch := b.watchState()
+	stageCtx, end := context.WithCancelCause(limited)
+	defer end(nil)
+	stopWatch := b.watchState(end)
 	c := terraform.Command{
 		Path: b.job.Terraform.Path, Args: args, Dir: b.dir.path(moduleDir), Env: b.env,
 		Stdout: b.log, Stderr: b.log, UID: b.job.Host.BuildUID, Grace: b.grace(),
@@ -194,7 +205,7 @@ func (b *build) terraform(ctx context.Context, stage, doing string, args ...stri
 	stopWatch()
 	_ = os.Remove(b.dir.path(terraformPID)) // it names a process that is gone
 	b.end()
-	if e := b.dir.salvage(); e != nil {
+	if e := b.patiently("the state", b.dir.salvage); e != nil {
 		err = errors.Join(err, fmt.Errorf("keep state: %w", e))
 	}
 	if e := b.readLog(); e != nil {
@@ -229,8 +240,9 @@ func (r *run) readLog() error {
 	return nil
 }
 
-// watchState keeps good states while terraform runs, until the returned function is called.
-func (b *build) watchState() func() {
+// watchState keeps good states while terraform runs, until the returned function is called. When the disk is nearly full
+// it gives back what was held back and has terraform ended.
+func (b *build) watchState(end context.CancelCauseFunc) func() {
 	path := filepath.Join(moduleDir, terraform.StateFile)
 	stop, stopped := make(chan struct{}), make(chan struct{})
 	go func() {
@@ -243,6 +255,10 @@ func (b *build) watchState() func() {
 			case <-stop:
 				return
 			case <-tick.C:
+			}
+			if b.dir.has(reserveFile) && b.dir.low() {
+				b.dir.release()
+				end(errFull)
 			}
 			id := b.dir.id(path)
 			if id == seen {

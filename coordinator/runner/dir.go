@@ -28,6 +28,7 @@ import (
 //	runner.pid     pid and kernel start time
 //	terraform.pid  the same of the terraform that runs
 //	runner.log     what the runner itself prints
+//	reserve        of a build: space that is given back when the disk is full
 //	terraform.rc   terraform's configuration
 //	module/        the version's module, copied; terraform works in it and keeps its state there
 //	data           link to what init fetched for the version
@@ -56,6 +57,7 @@ const (
 	tmpDir       = "tmp"
 	planFile     = "plan"
 	resultFile   = "result.json"
+	reserveFile  = "reserve"
 )
 
 var errHeld = errors.New("lock is held")
@@ -112,6 +114,7 @@ func (d dir) write(name string, data []byte, durable bool) error {
 		err = f.Sync()
 	}
 	if err := errors.Join(err, f.Close()); err != nil {
+		_ = os.Remove(tmp) // half of it takes space that may be wanted badly
 		return fmt.Errorf("write %s: %w", name, err)
 	}
 	if err := os.Rename(tmp, d.path(name)); err != nil {

@@ -197,7 +197,10 @@ func (s *Supervisor) bury(ctx context.Context, f *follower) (coordinator.Result,
 	if err := s.endTerraform(ctx, f); err != nil {
 		return coordinator.Result{}, err
 	}
-	if err := f.dir.salvage(); err != nil {
+	f.dir.release()
+	if err := f.dir.salvage(); full(err) {
+		return coordinator.Result{}, fmt.Errorf("keep state: %w", err) // tried again: it is in no other place
+	} else if err != nil {
 		s.config.Logger.Error("state of a dead build could not be read", "dir", f.dir.root, "err", err)
 	}
 	if err := f.last(); err != nil {

@@ -89,7 +89,7 @@ func work(path string) error {
 	}
 	result := r.do(ctx)
 	r.logTime(begun)
-	return d.writeJSON(resultFile, result)
+	return r.patiently("the result", func() error { return d.writeJSON(resultFile, result) })
 }
 
 // canceling returns a context that the first SIGINT or SIGTERM, or stop, ends. Later signals are ignored: one
