@@ -141,7 +141,7 @@ func (a *app) addCommands(root *cobra.Command) {
 			a.createCommand(), a.listCommand(), a.showCommand(), a.startCommand(), a.stopCommand(), a.restartCommand(),
 			a.updateCommand(), a.deleteCommand(), a.cancelCommand(), a.logsCommand(), a.buildsCommand(), a.timingsCommand(),
 		}},
-		{groupReach, []*cobra.Command{a.sshCommand(), a.connectCommand(), a.sshConfigCommand(), a.openCommand(), a.portForwardCommand(), a.pingCommand(), a.speedtestCommand()}},
+		{groupReach, []*cobra.Command{a.sshCommand(), a.connectCommand(), a.sshConfigCommand(), a.openCommand(), a.portForwardCommand(), a.pingCommand(), a.speedtestCommand(), a.doctorCommand()}},
 		{groupTemplates, []*cobra.Command{a.templateCommand()}},
 		{groupAdmin, []*cobra.Command{a.usersCommand()}},
 		{groupShell, []*cobra.Command{a.versionCommand(), a.readyCommand(), a.docsCommand()}},

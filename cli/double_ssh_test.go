@@ -1,15 +1,21 @@
 package cli
 
 import (
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"strconv"
+	"time"
 
 	"golang.org/x/crypto/ssh"
+
+	"berth/coordinator"
+	"berth/coordinator/rest"
 )
 
 // serveSSH serves sessions and forwards as an agent does. A command is told, or run for real.
@@ -138,4 +144,36 @@ func directDouble(nc ssh.NewChannel) {
 		to.(closeWriter).CloseWrite()
 	}()
 	io.Copy(ch, to)
+}
+
+func (d *double) addKey(w http.ResponseWriter, r *http.Request) {
+	in, ok := decode[rest.AddKey](w, r)
+	if !ok {
+		return
+	}
+	key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(in.PublicKey))
+	if err != nil {
+		problem(w, coordinator.Errorf(coordinator.CodeInvalid, "this is no public key"))
+		return
+	}
+	raw, err := base64.StdEncoding.DecodeString(in.Proof)
+	var sig ssh.Signature
+	if err == nil {
+		err = ssh.Unmarshal(raw, &sig)
+	}
+	if err == nil {
+		err = key.Verify(rest.KeyProof("u1", key.Marshal()), &sig)
+	}
+	if err != nil {
+		problem(w, coordinator.Errorf(coordinator.CodeDenied, "the proof does not hold: %v", err))
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	k := rest.Key{
+		ID: coordinator.KeyID(fmt.Sprint("k", len(d.keys))), Name: in.Name, PublicKey: in.PublicKey,
+		Fingerprint: ssh.FingerprintSHA256(key), Device: in.Device, Created: time.Now(),
+	}
+	d.keys = append(d.keys, k)
+	answer(w, k)
 }

@@ -5,10 +5,8 @@ import (
 	"bytes"
 	"crypto/ed25519"
 	"crypto/rand"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -354,38 +352,6 @@ func (d *double) accountRoutes(handle func(string, func(http.ResponseWriter, *ht
 		defer d.mu.Unlock()
 		d.users = slices.DeleteFunc(d.users, func(u rest.User) bool { return u.Name == r.PathValue("name") })
 	})
-}
-
-func (d *double) addKey(w http.ResponseWriter, r *http.Request) {
-	in, ok := decode[rest.AddKey](w, r)
-	if !ok {
-		return
-	}
-	key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(in.PublicKey))
-	if err != nil {
-		problem(w, coordinator.Errorf(coordinator.CodeInvalid, "this is no public key"))
-		return
-	}
-	raw, err := base64.StdEncoding.DecodeString(in.Proof)
-	var sig ssh.Signature
-	if err == nil {
-		err = ssh.Unmarshal(raw, &sig)
-	}
-	if err == nil {
-		err = key.Verify(rest.KeyProof("u1", key.Marshal()), &sig)
-	}
-	if err != nil {
-		problem(w, coordinator.Errorf(coordinator.CodeDenied, "the proof does not hold: %v", err))
-		return
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	k := rest.Key{
-		ID: coordinator.KeyID(fmt.Sprint("k", len(d.keys))), Name: in.Name, PublicKey: in.PublicKey,
-		Fingerprint: ssh.FingerprintSHA256(key), Device: in.Device, Created: time.Now(),
-	}
-	d.keys = append(d.keys, k)
-	answer(w, k)
 }
 
 func (d *double) templateRoutes(handle func(string, func(http.ResponseWriter, *http.Request))) {

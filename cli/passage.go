@@ -37,6 +37,7 @@ type passage struct {
 	owner  string
 	alias  string // the long host name that the host key is certified for
 	check  ssh.HostKeyCallback
+	shown  ssh.PublicKey // the host key of the last connection
 }
 
 // passage looks a workspace up and fetches what its host key is checked against.
@@ -112,7 +113,7 @@ func (p *passage) shake(ctx context.Context, s *client.Stream) (*ssh.Client, err
 		User: "berth", // the login name means nothing
 		Auth: []ssh.AuthMethod{ssh.PublicKeys(signers...)},
 		HostKeyCallback: func(host string, remote net.Addr, key ssh.PublicKey) error {
-			hostKey = p.check(host, remote, key)
+			p.shown, hostKey = key, p.check(host, remote, key)
 			return hostKey
 		},
 		HostKeyAlgorithms: []string{ssh.CertAlgoED25519v01, ssh.CertAlgoECDSA256v01},

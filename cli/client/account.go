@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"net/http"
+	"time"
 
 	"berth/coordinator/rest"
 )
@@ -120,4 +121,31 @@ func (c *Client) CreateUser(ctx context.Context, in rest.CreateUser) (rest.Creat
 // DeleteUser deletes a user.
 func (c *Client) DeleteUser(ctx context.Context, name string) error {
 	return c.do(ctx, http.MethodDelete, route("users", name), nil, nil, nil)
+}
+
+// A Clock compares the server's clock with this machine's.
+type Clock struct {
+	Ahead time.Duration // how far the server's is ahead, to about a second
+	Known bool          // the server told its time
+}
+
+// Clock asks the server for its time: the Date header of RFC 9110, section 6.6.1.
+func (c *Client) Clock(ctx context.Context) (Clock, error) {
+	req, err := c.request(ctx, http.MethodGet, "/server", nil, nil)
+	if err != nil {
+		return Clock{}, err
+	}
+	begin := time.Now()
+	resp, err := c.send(req)
+	if err != nil {
+		return Clock{}, err
+	}
+	defer resp.Body.Close() // only its header is read
+	there, err := http.ParseTime(resp.Header.Get("Date"))
+	if err != nil {
+		return Clock{}, nil
+	}
+	half := time.Since(begin) / 2
+	// The header has whole seconds, cut off: half of one on the average.
+	return Clock{Ahead: there.Add(time.Second / 2).Sub(begin.Add(half)), Known: true}, nil
 }
