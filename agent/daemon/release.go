@@ -7,7 +7,7 @@ import (
 	"os"
 	"runtime/debug"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -45,33 +45,52 @@ func programText(line, exe string) (from, to uintptr, ok bool) {
 	return from, to, (perms == "r-xp" || perms == "r--p") && strings.HasSuffix(line, " "+exe) && to > from
 }
 
-// A quiet counts streams, so that memory is released when none is served.
+// A quiet counts streams, so that memory is released when none is served. While one is, memory may grow more before it
+// is collected: each packet of SSH leaves some behind.
 type quiet struct {
-	active atomic.Int32
-	served atomic.Int64 // streams since the start
+	mu     sync.Mutex
+	active int   // guarded by mu
+	served int64 // guarded by mu; streams since the start
 }
 
 func (q *quiet) enter() {
-	q.active.Add(1)
-	q.served.Add(1)
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.served++
+	if q.active++; q.active == 1 {
+		debug.SetGCPercent(gcBusy)
+	}
 }
 
-func (q *quiet) exit() { q.active.Add(-1) }
+func (q *quiet) exit() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.active--; q.active == 0 {
+		debug.SetGCPercent(gcPercent)
+	}
+}
+
+func (q *quiet) counts() (active int, served int64) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.active, q.served
+}
 
 // trim releases memory once in every time of quiet: after startup, and after the last session.
 func (q *quiet) trim(ctx context.Context) {
 	ticker := time.NewTicker(trimPeriod)
 	defer ticker.Stop()
-	seen, released := q.served.Load(), false
+	_, seen := q.counts()
+	released := false
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
 		}
-		now := q.served.Load()
+		active, now := q.counts()
 		switch {
-		case q.active.Load() > 0 || now != seen:
+		case active > 0 || now != seen:
 			seen, released = now, false
 		case !released:
 			release()

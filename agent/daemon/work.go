@@ -26,6 +26,7 @@ const (
 	stopLimit   = 1500 * time.Millisecond // from the signal to the exit
 	sshWait     = 15 * time.Second        // for the first manifest, while a stream is held
 	gcPercent   = 50                      // small rather than quick: the agent is idle most of its life
+	gcBusy      = 200                     // while it serves streams
 	trimPeriod  = 5 * time.Second
 	downloadCap = 10 * time.Minute
 )

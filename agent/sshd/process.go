@@ -13,6 +13,7 @@ import (
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/sys/unix"
 
+	"berth/agent"
 	"berth/agent/shell"
 )
 
@@ -145,7 +146,7 @@ func (r *running) joinPipes(ctx context.Context, ch ssh.Channel, openSSH bool) s
 	// Like the process, its input may outlive the client: what was sent is read as slowly as it is read.
 	r.children.Go(func() {
 		defer r.Stdin.Close()
-		if _, err := io.Copy(r.Stdin, ch); err != nil && openSSH && ctx.Err() == nil {
+		if _, err := agent.Copy(&growing{File: r.Stdin}, ch); err != nil && openSSH && ctx.Err() == nil {
 			// The command reads no more: OpenSSH's client then stops reading its own stdin.
 			_, _ = ch.SendRequest("eow@openssh.com", false, nil)
 		}
@@ -173,7 +174,40 @@ func (r *running) joinPipes(ctx context.Context, ch ssh.Channel, openSSH bool) s
 // copyOutput copies a process's output until its end. When the client reads no more, the pipe is broken.
 func copyOutput(dst io.Writer, src *os.File) {
 	defer src.Close()
-	_, _ = io.Copy(dst, src)
+	_, _ = agent.Copy(dst, &growing{File: src})
+}
+
+// A growing pipe is made larger once much has passed through it: fewer switches between the process and this one.
+type growing struct {
+	*os.File
+	moved int // -1: it was made larger
+}
+
+const (
+	growAfter = 1 << 20
+	bulkPipe  = 256 << 10
+)
+
+func (g *growing) Read(b []byte) (int, error) {
+	n, err := g.File.Read(b)
+	g.count(n)
+	return n, err
+}
+
+func (g *growing) Write(b []byte) (int, error) {
+	n, err := g.File.Write(b)
+	g.count(n)
+	return n, err
+}
+
+func (g *growing) count(n int) {
+	if g.moved < 0 {
+		return
+	}
+	if g.moved += max(0, n); g.moved > growAfter {
+		g.moved = -1
+		_ = control(g.File, func(fd int) error { return growPipe(fd, bulkPipe) }) // a user has only so much
+	}
 }
 
 // joinTerminal copies between a terminal and its channel until the terminal's first process has ended and its output
@@ -182,7 +216,7 @@ func (r *running) joinTerminal(ctx context.Context, ch ssh.Channel) shell.Exit {
 	defer r.master.Close()
 	go func() {
 		// The end of input says nothing to a terminal; sshd does not type ^D for it either.
-		_, _ = io.Copy(r.master, ch)
+		_, _ = agent.Copy(r.master, ch)
 	}()
 	output := make(chan struct{})
 	go func() {
@@ -209,7 +243,7 @@ func (r *running) joinTerminal(ctx context.Context, ch ssh.Channel) shell.Exit {
 // copyTerminal copies a terminal's output until its last user has closed it, or, once the first process has ended,
 // until it is silent.
 func (r *running) copyTerminal(ch io.Writer) {
-	buf := make([]byte, 32<<10)
+	buf := make([]byte, 8<<10) // the kernel gives no more than 4 KiB at once
 	for rest := 0; rest < terminalRest; {
 		n, err := r.master.Read(buf)
 		if n > 0 {

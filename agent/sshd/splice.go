@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"golang.org/x/crypto/ssh"
+
+	"berth/agent"
 )
 
 // stallLimit is how long one direction of a forward may deliver nothing after the other has broken.
@@ -65,7 +67,7 @@ func pass(dst interface {
 	CloseWrite() error
 }, src io.Reader, moved *atomic.Int64,
 ) error {
-	if _, err := io.Copy(meter{dst, moved}, src); err != nil {
+	if _, err := agent.Copy(meter{dst, moved}, src); err != nil {
 		return err
 	}
 	return dst.CloseWrite()
@@ -82,3 +84,16 @@ func (m meter) Write(b []byte) (int, error) {
 	m.n.Add(int64(n))
 	return n, err
 }
+
+// A wire is the stream below SSH, read in large pieces while there is much to read.
+type wire struct {
+	net.Conn
+	ahead agent.ReadAhead
+}
+
+func newWire(c net.Conn) *wire { return &wire{Conn: c, ahead: agent.ReadAhead{R: c, Prompt: true}} }
+
+func (w *wire) Read(b []byte) (int, error) { return w.ahead.Read(b) }
+
+// SetDeadline does nothing: the frame clears the deadline before each Read and each Write, and nothing here sets one.
+func (w *wire) SetDeadline(time.Time) error { return nil }

@@ -220,7 +220,7 @@ func (c *conn) serve() {
 		ConnectionFailedCallback: func(_ net.Conn, err error) { c.failure = fmt.Errorf("serve ssh: %w", err) },
 	}
 	started := time.Now()
-	frame.HandleConn(c.net)
+	frame.HandleConn(newWire(c.net))
 	c.end()
 	if c.failure != nil {
 		c.log.Info("ssh login failed", "error", c.failure)

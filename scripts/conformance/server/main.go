@@ -47,7 +47,7 @@ func main() {
 	flag.Parse()
 	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer cancel()
-	debug.SetGCPercent(50) // as the agent
+	debug.SetGCPercent(200) // as the agent while it serves
 	if err := run(ctx, *dir, *key, *listen); err != nil {
 		fmt.Fprintln(os.Stderr, "server:", err)
 		os.Exit(1)

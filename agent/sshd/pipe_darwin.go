@@ -1,0 +1,3 @@
+package sshd
+
+func growPipe(int, int) error { return nil } // the system does it by itself
