@@ -62,7 +62,9 @@ func (b *bed) straightAgent() (config string, stop func(), err error) {
 			if err != nil {
 				return
 			}
-			go func() { _ = srv.ServeConn(c, agent.StreamHeader{Kind: agent.KindSSH, ID: "b", User: me, Via: agent.ViaDoor, Peer: "127.0.0.1:1"}) }()
+			go func() {
+				_ = srv.ServeConn(c, agent.StreamHeader{Kind: agent.KindSSH, ID: "b", User: me, Via: agent.ViaDoor, Peer: "127.0.0.1:1"})
+			}()
 		}
 	}()
 	dir := filepath.Join(b.dir, "straight")
