@@ -63,7 +63,8 @@ func (s *session) draw(ctx context.Context, m *model) error {
 	for k, v := range s.env {
 		env = append(env, k+"="+v)
 	}
-	p := tea.NewProgram(m, tea.WithContext(ctx), tea.WithInput(keys), tea.WithOutput(s.ch), tea.WithEnvironment(env),
+	// Without a terminal of this process the renderer takes LF for CR LF, as a driver would write it.
+	p := tea.NewProgram(m, tea.WithContext(ctx), tea.WithInput(keys), tea.WithOutput(crlf{s.ch}), tea.WithEnvironment(env),
 		tea.WithWindowSize(m.columns, m.rows), tea.WithoutSignalHandler(), tea.WithFPS(framesPerSecond),
 		tea.WithColorProfile(profile(s.pty.Term, s.env["COLORTERM"])))
 	m.send = p.Send
