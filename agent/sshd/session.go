@@ -179,10 +179,15 @@ func (s *session) signal(payload []byte) bool {
 	return true
 }
 
+// sendBreak sends a break to the terminal (RFC 4335). One that comes before the process has started has nobody to
+// interrupt; the request is in order all the same.
 func (s *session) sendBreak() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.process != nil && s.process.sendBreak() == nil
+	if s.process == nil {
+		return s.tty != nil
+	}
+	return s.process.sendBreak() == nil
 }
 
 // endOutput is what the client asks for when nobody reads its output any more: the command's next write fails, so
@@ -238,29 +243,6 @@ func (s *session) runProcess(what start, openSSH bool) (shell.Exit, error) {
 		return p.joinTerminal(s.ctx, s.channel), nil
 	}
 	return p.joinPipes(s.ctx, s.channel, openSSH), nil
-}
-
-// greet shows the message of the day, and what startup has to say, before a shell on a terminal.
-func (s *session) greet(what start) {
-	s.mu.Lock()
-	tty := s.tty != nil
-	s.mu.Unlock()
-	if !tty || what.kind != "shell" {
-		return
-	}
-	var text string
-	if m := s.conn.manifest.Agent.MOTD; m != "" {
-		text = strings.TrimRight(m, "\n") + "\n"
-	}
-	if n := s.conn.srv.cfg.Note(); n != "" {
-		text += "berth: " + n + "\n"
-	}
-	if text == "" {
-		return
-	}
-	if _, err := s.channel.Write([]byte(strings.ReplaceAll(text, "\n", "\r\n"))); err != nil {
-		s.conn.log.Debug("greet", "error", err)
-	}
 }
 
 // tell writes a line to the client's stderr.

@@ -429,23 +429,6 @@ func TestTerminalKeys(t *testing.T) {
 	t.Error("^C did not end the command")
 }
 
-func TestGreeting(t *testing.T) {
-	note := "startup step dotfiles failed: see berth logs dev"
-	w := serve(t, func(c *Config, w *workspace) {
-		c.Note = func() string { return note }
-		w.manifest.Agent.MOTD = "Welcome\nto dev\n"
-	})
-	out, _, _ := w.ssh(strings.NewReader("exit\n"), "-tt", "dev.berth")
-	if want := "Welcome\r\nto dev\r\nberth: " + note + "\r\n"; !strings.HasPrefix(out, want) {
-		t.Errorf("got %q", out)
-	}
-	for _, args := range [][]string{{"-tt", "dev.berth", "true"}, {"-T", "dev.berth"}, {"dev.berth", "true"}} {
-		if out, errOut, _ := w.ssh(strings.NewReader("exit\n"), args...); strings.Contains(out+errOut, "Welcome") || strings.Contains(out+errOut, note) {
-			t.Errorf("%q: got %q, %q", args, out, errOut)
-		}
-	}
-}
-
 // A session waits for the secrets, and not for ever.
 func TestGate(t *testing.T) {
 	open := make(chan struct{})
