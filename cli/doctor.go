@@ -106,7 +106,6 @@ func (a *app) diagnose(ctx context.Context, d *diagnosis, start bool) {
 		d.add("script", gradeFail, "does berth ssh "+d.Workspace+" give a shell?", "sh in the workspace does not run a script: %v", plainCause(err))
 		return
 	}
-	w.agentVersion(facts["agent"])
 	inspect(d, facts, noise)
 }
 

@@ -19,7 +19,7 @@ const (
 
 // insideScript prints what it finds as lines "name value". It is POSIX sh, takes no tool for granted, and removes the two
 // files that it makes. What login and startup files print comes before its first line.
-const insideScript = insideFirst + insideLibs + insideFiles + insideLimits + insideAgent
+const insideScript = insideFirst + insideLibs + insideFiles + insideLimits + "say end 1\nexit 0\n"
 
 const insideFirst = `exec 2>/dev/null
 printf '%s\n' ` + insideMarker + `
@@ -81,18 +81,6 @@ first limit /sys/fs/cgroup/memory.max
 [ -r /proc/meminfo ] && while read -r k v rest; do
 	[ "$k" = MemTotal: ] && say memory "$v"
 done </proc/meminfo
-`
-
-const insideAgent = `p=$PPID
-for i in 1 2 3 4; do
-	[ -r "/proc/$p/comm" ] && read -r c <"/proc/$p/comm" || break
-	case $c in berth-agent*) v=$("/proc/$p/exe" version) && say agent "${v#* }"; break ;; esac
-	q=
-	while read -r k v rest; do [ "$k" = PPid: ] && q=$v; done <"/proc/$p/status"
-	p=$q
-done
-say end 1
-exit 0
 `
 
 // parseInside reads what the script has printed, and what was printed before it.

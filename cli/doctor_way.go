@@ -273,6 +273,9 @@ func (w *way) enter(ctx context.Context, start bool) *ssh.Client {
 		return nil
 	}
 	w.certificate(p)
+	if ws, err := w.client.Workspace(ctx, p.target); err == nil { // again, for it may have been started
+		w.agentVersion(p, ws)
+	}
 	return c
 }
 
@@ -316,13 +319,14 @@ func (w *way) latency(ctx context.Context, c *ssh.Client) {
 }
 
 // agentVersion compares the agent's version with the coordinator's.
-func (w *way) agentVersion(version string) {
-	switch {
-	case version == "":
-		w.add("agent", gradeSkip, "", "its version is not to be seen from inside")
-	case version == w.facts.Version:
-		w.add("agent", gradeOK, "", "version %s, as the coordinator", version)
-	default:
-		w.add("agent", gradeWarn, "berth restart "+w.Workspace+" brings the coordinator's", "version %s, and the coordinator is %s", version, w.facts.Version)
+func (w *way) agentVersion(p *passage, ws rest.Workspace) {
+	for _, g := range ws.Agents {
+		switch {
+		case p.target.Agent != "" && g.Name != p.target.Agent || g.Version == "":
+		case g.Version == w.facts.Version:
+			w.add("agent", gradeOK, "", "%s has version %s, as the coordinator", g.Name, g.Version)
+		default:
+			w.add("agent", gradeWarn, "berth restart "+w.Workspace+" brings the coordinator's", "%s has version %s, and the coordinator is %s", g.Name, g.Version, w.facts.Version)
+		}
 	}
 }

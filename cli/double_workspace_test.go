@@ -214,7 +214,7 @@ func (d *double) derive(m *machine) rest.Workspace {
 
 func (d *double) started(m *machine, w *rest.Workspace) {
 	up := time.Since(m.ended) > 50*time.Millisecond
-	w.Agents = []rest.Agent{{Name: "main", Resource: "berth_process.dev", Connected: up, Ready: up, Steps: []agent.StepReport{{Name: "configure", Outcome: "ok", Started: m.ended, Duration: time.Second}}}}
+	w.Agents = []rest.Agent{{Name: "main", Resource: "berth_process.dev", Connected: up, Version: "v9", Ready: up, Steps: []agent.StepReport{{Name: "configure", Outcome: "ok", Started: m.ended, Duration: time.Second}}}}
 	w.Status = coordinator.StatusRunning
 	switch {
 	case !up:

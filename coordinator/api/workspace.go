@@ -115,7 +115,8 @@ func (v *view) workspace(ctx context.Context, ws coordinator.Workspace, b *coord
 	}
 	for _, a := range agents {
 		w.Agents = append(w.Agents, rest.Agent{
-			Name: a.Name, Resource: a.Resource, Connected: presence.Connected[a.ID], Ready: a.Ready, Steps: a.Steps,
+			Name: a.Name, Resource: a.Resource, Connected: presence.Connected[a.ID], Version: presence.Versions[a.ID],
+			Ready: a.Ready, Steps: a.Steps,
 		})
 	}
 	if b != nil {

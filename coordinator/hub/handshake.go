@@ -27,6 +27,7 @@ type claim struct {
 	name     string // of the workspace, owner/name
 	agentID  string
 	instance string
+	version  string // as the agent says
 	key      []byte
 	peer     string
 }
@@ -114,7 +115,10 @@ func (h *Hub) admit(r *http.Request) (claim, coordinator.WorkspaceAgent, error) 
 // authenticate proves who asks, the cheapest checks first. Nothing is looked up for a token but the workspace that it
 // names until it is verified.
 func (h *Hub) authenticate(r *http.Request) (claim, error) {
-	who := claim{instance: r.Header.Get(agent.HeaderInstance), peer: r.RemoteAddr}
+	who := claim{
+		instance: r.Header.Get(agent.HeaderInstance), peer: r.RemoteAddr,
+		version: coordinator.Clip(r.Header.Get(agent.HeaderVersion), maxVersion),
+	}
 	token, err := readRequest(r, who.instance)
 	if err != nil {
 		return who, err

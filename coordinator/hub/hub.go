@@ -93,6 +93,7 @@ type seat struct {
 // Limits of handshakes and of what is remembered.
 const (
 	maxHandshakes = 128
+	maxVersion    = 64 // bytes of a version that an agent states
 	maxHolds      = 1024
 	maxOverlap    = 4  // links of one instance
 	maxFenced     = 32 // instances remembered as replaced
@@ -134,12 +135,12 @@ func New(c Config) *Hub {
 
 // Presence says which agents of a workspace are connected.
 func (h *Hub) Presence(ws coordinator.WorkspaceID) coordinator.Presence {
-	p := coordinator.Presence{Connected: make(map[string]bool), UpSince: h.boot}
+	p := coordinator.Presence{Connected: make(map[string]bool), Versions: make(map[string]string), UpSince: h.boot}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for id, s := range h.seats[ws] {
-		if len(s.links) > 0 {
-			p.Connected[id] = true
+		if n := len(s.links); n > 0 {
+			p.Connected[id], p.Versions[id] = true, s.links[n-1].version
 		}
 	}
 	return p

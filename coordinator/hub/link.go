@@ -32,6 +32,7 @@ type link struct {
 	ws       coordinator.WorkspaceID
 	agentID  string
 	instance string
+	version  string // as the agent says
 	key      []byte
 	guard    *guard
 	session  *yamux.Session
@@ -59,7 +60,7 @@ const maxOutbox = 64
 func newLink(h *Hub, c net.Conn, rest []byte, who claim) (*link, error) {
 	setUserTimeout(c, userTimeout)
 	l := &link{
-		hub: h, ws: who.ws, agentID: who.agentID, instance: who.instance, key: who.key,
+		hub: h, ws: who.ws, agentID: who.agentID, instance: who.instance, version: who.version, key: who.key,
 		guard:   newGuard(c, rest, writeTimeout),
 		pings:   make(chan struct{}, pingsAtOnce),
 		streams: make(map[*stream]struct{}),

@@ -209,6 +209,7 @@ type Agent struct {
 	Name      string             `json:"name"`
 	Resource  string             `json:"resource"`
 	Connected bool               `json:"connected"`
+	Version   string             `json:"version,omitempty"` // as the agent says, while it is connected
 	Ready     bool               `json:"ready"`
 	Steps     []agent.StepReport `json:"steps,omitempty"`
 }
