@@ -17,20 +17,28 @@ const (
 	maxEnvBytes = 64 << 10
 )
 
-var envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,127}$`)
+var (
+	envName     = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,127}$`)
+	gitProtocol = regexp.MustCompile(`^version=[0-9](:[a-z0-9=.-]{1,64})*$`)
+)
 
-// deniedEnv are variables that change what a shell runs before the user's command, or that say who and where one is.
+// deniedEnv are variables that change what a shell or an interpreter runs before the user's command, that glibc takes for
+// unsafe, or that say who and where one is.
 var deniedEnv = []string{
 	"BASH_ENV", "ENV", "SHELLOPTS", "BASHOPTS", "IFS", "CDPATH", "PS4", "PROMPT_COMMAND", "GLOBIGNORE", "FPATH", "ZDOTDIR",
 	"PATH", "HOME", "USER", "LOGNAME", "SHELL", "MAIL", "PWD", "OLDPWD", "SHLVL", "TERM", "TMPDIR",
-	"PERL5OPT", "PERL5LIB", "PYTHONPATH", "PYTHONSTARTUP", "PYTHONHOME", "RUBYOPT", "RUBYLIB", "NODE_OPTIONS", "GCONV_PATH",
-	"HOSTALIASES", "LOCALDOMAIN", "RES_OPTIONS", "NLSPATH", "TZDIR",
+	"PERL5OPT", "PERL5LIB", "PERLLIB", "PERL5DB", "JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "JDK_JAVA_OPTIONS", "PYTHONPATH", "PYTHONSTARTUP", "PYTHONHOME", "RUBYOPT", "RUBYLIB", "NODE_OPTIONS", "GCONV_PATH",
+	"GETCONF_DIR", "GLIBC_TUNABLES", "HOSTALIASES", "LOCALDOMAIN", "LOCPATH", "MALLOC_TRACE", "NIS_PATH", "NLSPATH",
+	"RESOLV_HOST_CONF", "RES_OPTIONS", "TZDIR",
 }
 
 var deniedEnvPrefixes = []string{"LD_", "DYLD_", "BASH_FUNC_", "SSH_", "BERTH_", "GIT_"}
 
 // allowedEnv says whether a client may set the variable.
 func allowedEnv(name, value string) bool {
+	if name == "GIT_PROTOCOL" { // by which git asks for its faster protocol
+		return gitProtocol.MatchString(value)
+	}
 	if !envName.MatchString(name) || strings.ContainsRune(value, 0) || slices.Contains(deniedEnv, name) {
 		return false
 	}
