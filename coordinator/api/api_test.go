@@ -45,6 +45,7 @@ type world struct {
 	routes  []route
 	logs    *syncBuffer
 	audits  []string // actor, action and target
+	detail  string   // of the last one
 	done    chan struct{}
 
 	auditErr error // of Audit
@@ -184,6 +185,7 @@ func (a auditing) Audit(ctx context.Context, e coordinator.AuditEntry) error {
 		return a.w.auditErr
 	}
 	a.w.audits = append(a.w.audits, e.ActorName+" "+e.Action+" "+e.Target)
+	a.w.detail = e.Detail
 	return a.Store.Audit(ctx, e)
 }
 

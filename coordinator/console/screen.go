@@ -20,12 +20,12 @@ import (
 const (
 	lookSoon  = 500 * time.Millisecond
 	lookOften = 2 * time.Second
-	lookLater = 10 * time.Second
-	idleAfter = 5 * time.Minute
+	lookLater = 5 * time.Second
+	idleAfter = time.Minute
 )
 
 const (
-	framesPerSecond = 15
+	framesPerSecond = 10
 	maxFollows      = 4 // builds whose log is followed for their progress
 	maxFilter       = 64
 	messageTime     = 20 * time.Second

@@ -79,7 +79,10 @@ func (m *model) viewList() []string {
 	var lines []string
 	title := bold + "berth" + reset + " " + m.name + " at " + strings.Fields(m.host)[0]
 	if m.filter != "" || m.filtering {
-		title += fmt.Sprintf("  filter: %s (%d of %d)", m.filter, len(list), len(m.all))
+		text := fmt.Sprintf("filter: %s (%d of %d)", m.filter, len(list), len(m.all))
+		if title += "  " + text; ansi.StringWidth(title) > m.columns {
+			title = bold + text + reset
+		}
 	}
 	lines = append(lines, title)
 	if !small {
@@ -161,28 +164,40 @@ func (m *model) note(list []rest.Workspace, at int) string {
 		return bold + m.ask.text + reset
 	case m.trouble != "":
 		return red + m.trouble + reset
+	}
+	if at >= 0 {
+		if text := m.underway(list[at]); text != "" {
+			return yellow + text + reset
+		}
+	}
+	switch {
 	case m.message != "" && m.now().Before(m.messageUntil):
 		return m.message
 	case at < 0:
 		return ""
 	}
 	w := list[at]
-	if p, ok := m.progress[w.Name]; ok && p.p.Stage != "" {
-		now := p.p
-		now.Elapsed += m.now().Sub(p.since)
-		return yellow + w.Name + ": " + clean(now.String()) + reset
-	}
-	for _, g := range w.Agents {
-		for _, s := range g.Steps {
-			if s.Outcome == "running" && changing(w) {
-				return yellow + clean(w.Name+": "+g.Name+": "+s.Name) + reset
-			}
-		}
-	}
 	if w.Reason != "" {
 		return clean(w.Name + ": " + w.Reason)
 	}
 	return dim + "ssh " + clean(w.Name) + "@" + m.host + reset
+}
+
+// underway is how far a workspace is on its way; "" where it is on none.
+func (m *model) underway(w rest.Workspace) string {
+	if p, ok := m.progress[w.Name]; ok && p.p.Stage != "" {
+		now := p.p
+		now.Elapsed += m.now().Sub(p.since)
+		return clean(w.Name + ": " + now.String())
+	}
+	for _, g := range w.Agents {
+		for _, s := range g.Steps {
+			if s.Outcome == "running" && changing(w) {
+				return clean(w.Name + ": " + g.Name + ": " + s.Name)
+			}
+		}
+	}
+	return ""
 }
 
 func (m *model) footer() string {
