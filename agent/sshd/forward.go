@@ -16,13 +16,8 @@ const dialLimit = 30 * time.Second
 
 // directTCP connects a channel to a TCP port that the workspace reaches: ssh -L, -D, -W and ProxyJump.
 func (c *conn) directTCP(_ *ssh.ServerConn, nc ssh.NewChannel) {
-	var to struct {
-		Host       string
-		Port       uint32
-		OriginHost string
-		OriginPort uint32
-	}
-	if err := ssh.Unmarshal(nc.ExtraData(), &to); err != nil || to.Port > 0xffff {
+	to, err := parseDirectTCP(nc.ExtraData())
+	if err != nil {
 		c.reject(nc, ssh.ConnectionFailed, "malformed request")
 		return
 	}
@@ -34,12 +29,8 @@ func (c *conn) directTCP(_ *ssh.ServerConn, nc ssh.NewChannel) {
 
 // directUnix connects a channel to a unix socket of the workspace (OpenSSH's PROTOCOL, section 2.4).
 func (c *conn) directUnix(_ *ssh.ServerConn, nc ssh.NewChannel) {
-	var to struct {
-		Path     string
-		Reserved string
-		Unused   uint32
-	}
-	if err := ssh.Unmarshal(nc.ExtraData(), &to); err != nil || to.Path == "" {
+	to, err := parseDirectUnix(nc.ExtraData())
+	if err != nil {
 		c.reject(nc, ssh.ConnectionFailed, "malformed request")
 		return
 	}

@@ -52,11 +52,8 @@ func (b *remoteBind) close() {
 // forwardTCP listens for ssh -R. Whatever address is asked for, it listens on loopback, as sshd does unless it is
 // configured otherwise: a workspace's network is not the user's to open.
 func (c *conn) forwardTCP(sc *ssh.ServerConn, payload []byte) (bool, []byte) {
-	var ask struct {
-		Host string
-		Port uint32
-	}
-	if err := ssh.Unmarshal(payload, &ask); err != nil || ask.Port > 0xffff {
+	ask, err := parseBindTCP(payload)
+	if err != nil {
 		return false, nil
 	}
 	if u := c.srv.cfg.User; ask.Port != 0 && ask.Port < 1024 && u.UID != 0 {
@@ -99,11 +96,8 @@ func (c *conn) forwardTCP(sc *ssh.ServerConn, payload []byte) (bool, []byte) {
 }
 
 func (c *conn) cancelTCP(_ *ssh.ServerConn, payload []byte) (bool, []byte) {
-	var ask struct {
-		Host string
-		Port uint32
-	}
-	if err := ssh.Unmarshal(payload, &ask); err != nil {
+	ask, err := parseBindTCP(payload)
+	if err != nil {
 		return false, nil
 	}
 	return c.cancelForward(forwardKey{host: ask.Host, port: ask.Port}), nil
@@ -135,8 +129,8 @@ func listenLoopback(host string, port uint32) ([]net.Listener, error) {
 
 // forwardUnix listens on a unix socket that only the user can reach (OpenSSH's PROTOCOL, section 2.4).
 func (c *conn) forwardUnix(sc *ssh.ServerConn, payload []byte) (bool, []byte) {
-	var ask struct{ Path string }
-	if err := ssh.Unmarshal(payload, &ask); err != nil || ask.Path == "" {
+	ask, err := parseBindUnix(payload)
+	if err != nil {
 		return false, nil
 	}
 	path := ask.Path
@@ -165,8 +159,8 @@ func (c *conn) forwardUnix(sc *ssh.ServerConn, payload []byte) (bool, []byte) {
 }
 
 func (c *conn) cancelUnix(_ *ssh.ServerConn, payload []byte) (bool, []byte) {
-	var ask struct{ Path string }
-	if err := ssh.Unmarshal(payload, &ask); err != nil {
+	ask, err := parseBindUnix(payload)
+	if err != nil {
 		return false, nil
 	}
 	return c.cancelForward(forwardKey{path: ask.Path}), nil

@@ -112,15 +112,15 @@ func (s *session) begin(what start, sc *ssh.ServerConn) bool {
 }
 
 func (s *session) setEnv(payload []byte) bool {
-	var msg struct{ Name, Value string }
-	if err := ssh.Unmarshal(payload, &msg); err != nil || s.started {
+	v, err := parseVariable(payload)
+	if err != nil || s.started {
 		return false
 	}
-	n := len(msg.Name) + len(msg.Value) + 1
-	if !allowedEnv(msg.Name, msg.Value) || len(s.env) >= maxEnv || s.envBytes+n > maxEnvBytes {
+	n := len(v.Name) + len(v.Value) + 1
+	if len(s.env) >= maxEnv || s.envBytes+n > maxEnvBytes {
 		return false
 	}
-	s.env = append(s.env, msg.Name+"="+msg.Value)
+	s.env = append(s.env, v.Name+"="+v.Value)
 	s.envBytes += n
 	return true
 }

@@ -17,6 +17,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	gl "github.com/gliderlabs/ssh"
@@ -31,6 +32,7 @@ const (
 	loginGrace  = 60 * time.Second // from the first byte until the key is verified
 	maxOffers   = 20               // keys that a client may offer; each counts as a try
 	maxChannels = 1000             // open channels of one connection
+	maxRefusals = 256              // that a client has not taken in
 	gateLimit   = 5 * time.Second  // how long a session waits for Config.Ready
 )
 
@@ -62,6 +64,8 @@ type Server struct {
 	cfg Config
 	log *slog.Logger
 	exe string // the path of Config.Exe by which a shell can start it
+
+	grace time.Duration
 
 	// children are processes whose end is awaited; they may outlive their connections.
 	children sync.WaitGroup
@@ -101,11 +105,11 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Server{cfg: cfg, log: cfg.Logger, exe: exe, conns: make(map[*conn]struct{})}, nil
+	return &Server{cfg: cfg, log: cfg.Logger, exe: exe, grace: loginGrace, conns: make(map[*conn]struct{})}, nil
 }
 
-// ServeConn serves one SSH connection over nc and returns when it has ended, with the reason if nobody got in. It
-// closes nc. A stream that cannot be served is answered with one line of JSON.
+// ServeConn serves one SSH connection over nc and returns when it has ended, with the reason if nobody got in or the
+// client was cut. It closes nc. A stream that cannot be served is answered with one line of JSON.
 func (s *Server) ServeConn(nc net.Conn, hdr agent.StreamHeader) error {
 	defer nc.Close()
 	c, err := s.newConn(nc, hdr)
@@ -148,7 +152,8 @@ type conn struct {
 	keys     hostKeys
 	log      *slog.Logger
 
-	failure  error // of the handshake; owned by serve
+	failure  error                 // of the handshake; owned by serve
+	why      atomic.Pointer[error] // why we cut the connection; nil: we did not
 	announce sync.Once
 
 	// ctx ends with the connection.
@@ -158,6 +163,7 @@ type conn struct {
 	mu       sync.Mutex
 	ended    bool                       // guarded by mu: no handler begins any more
 	channels int                        // guarded by mu
+	refusals int                        // guarded by mu; being sent
 	forwards map[forwardKey]*remoteBind // guarded by mu
 	handlers sync.WaitGroup
 	agent    agentForward
@@ -196,7 +202,7 @@ func (s *Server) newConn(nc net.Conn, hdr agent.StreamHeader) (*conn, error) {
 // serve runs the connection in gliderlabs' frame and waits for what it started.
 func (c *conn) serve() {
 	// The frame's conn wrapper clears deadlines, so a client that says nothing is ended by a timer.
-	grace := time.AfterFunc(loginGrace, func() { c.net.Close() })
+	grace := time.AfterFunc(c.srv.grace, func() { c.cut(fmt.Errorf("nobody logged in within %s", c.srv.grace)) })
 	defer grace.Stop()
 	frame := &gl.Server{
 		Version:     strings.TrimPrefix(agent.SSHVersion, "SSH-2.0-"),
@@ -222,11 +228,22 @@ func (c *conn) serve() {
 	started := time.Now()
 	frame.HandleConn(newWire(c.net))
 	c.end()
+	if why := c.why.Load(); why != nil {
+		c.failure = fmt.Errorf("serve ssh: connection cut: %w", *why)
+		c.log.Warn("ssh connection cut", "reason", *why, "after", time.Since(started).Round(time.Millisecond))
+		return
+	}
 	if c.failure != nil {
 		c.log.Info("ssh login failed", "error", c.failure)
 		return
 	}
 	c.log.Info("ssh connection ended", "after", time.Since(started).Round(time.Millisecond))
+}
+
+// cut ends a connection that does not behave. The first reason stands.
+func (c *conn) cut(why error) {
+	c.why.CompareAndSwap(nil, &why)
+	c.net.Close()
 }
 
 // end stops what hangs on the connection and waits for it.
@@ -270,7 +287,7 @@ func (c *conn) handle(f func(*ssh.ServerConn, ssh.NewChannel)) gl.ChannelHandler
 		}
 		c.mu.Unlock()
 		if full {
-			c.reject(nc, ssh.ResourceShortage, "too many open channels")
+			c.refuse(nc)
 			return
 		}
 		f(sc, nc)
@@ -290,6 +307,22 @@ func (c *conn) request(f func(sc *ssh.ServerConn, payload []byte) (bool, []byte)
 		defer c.handlers.Done()
 		return f(sc, req.Payload)
 	}
+}
+
+// refuse rejects a channel beyond the cap. Who opens more and more of them and does not read the answers is cut: each
+// waits here.
+func (c *conn) refuse(nc ssh.NewChannel) {
+	c.mu.Lock()
+	c.refusals++
+	flood := c.refusals > maxRefusals
+	c.mu.Unlock()
+	if flood {
+		c.cut(errors.New("a flood of channels"))
+	}
+	c.reject(nc, ssh.ResourceShortage, "too many open channels")
+	c.mu.Lock()
+	c.refusals--
+	c.mu.Unlock()
 }
 
 func (c *conn) reject(nc ssh.NewChannel, why ssh.RejectionReason, msg string) {
