@@ -91,11 +91,28 @@ func TestConsoleRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, args := range [][]string{
-		{"connect", "dev"}, {"ssh", "dev"}, {"login", "https://x.example"}, {"logout"}, {"completion", "bash"}, {"docs"}, {"ready"},
-		{"template", "push", home}, {"template", "pull", "x"}, {"tokens", "create", "x"}, {"keys", "add", secret},
-		{"users", "create", "bob", "--ssh-key", secret}, {"personalize", secret}, {"ssh-config", "--remove"},
-		{"list", "--config-dir", home}, {"list", "--url", "http://127.0.0.1:1"}, {"list", "--insecure-http"},
-		{"__complete", "show", ""}, {"__completeNoDesc", "show", ""}, {"nothing"}, {"keys", "nothing"}, {"list", "--json=maybe"},
+		{"connect", "dev"},
+		{"ssh", "dev"},
+		{"login", "https://x.example"},
+		{"logout"},
+		{"completion", "bash"},
+		{"docs"},
+		{"ready"},
+		{"template", "push", home},
+		{"template", "pull", "x"},
+		{"tokens", "create", "x"},
+		{"keys", "add", secret},
+		{"users", "create", "bob", "--ssh-key", secret},
+		{"personalize", secret},
+		{"ssh-config", "--remove"},
+		{"list", "--config-dir", home},
+		{"list", "--url", "http://127.0.0.1:1"},
+		{"list", "--insecure-http"},
+		{"__complete", "show", ""},
+		{"__completeNoDesc", "show", ""},
+		{"nothing"},
+		{"keys", "nothing"},
+		{"list", "--json=maybe"},
 		{"delete", "a b"},
 	} {
 		c, stdout, stderr := testConsole(t, "")
