@@ -69,7 +69,7 @@ func NewTransport(caFile string) (*http.Transport, error) {
 			return nil, fmt.Errorf("read CA file: %s holds no certificate", caFile)
 		}
 	}
-	dialer := &net.Dialer{Timeout: dialTimeout, Control: setUserTimeout}
+	dialer := &net.Dialer{Timeout: dialTimeout, Control: tuneSocket}
 	return &http.Transport{
 		Proxy:                 http.ProxyFromEnvironment,
 		DialContext:           dialer.DialContext,

@@ -25,6 +25,9 @@ type Outbox struct {
 	steps []step
 	seq   int // version of the newest step
 	ready bool
+
+	ides    []agent.IDEServer
+	idesSeq int // version of ides; 0: never told
 }
 
 type step struct {
@@ -56,6 +59,14 @@ func (o *Outbox) Log(r agent.LogReport) {
 		for o.size > maxOutbox {
 			o.drop(1)
 		}
+	})
+}
+
+// IDEs tells which servers of IDEs no session holds, in place of what was told before.
+func (o *Outbox) IDEs(list []agent.IDEServer) {
+	o.change(func() {
+		o.ides = list
+		o.idesSeq++
 	})
 }
 
@@ -95,6 +106,7 @@ type cursor struct {
 	log   int   // position of the next line
 	step  int   // version of the newest step told
 	ready bool  // told
+	ides  int   // version told
 	beats []int // log at each of the last heartbeats
 }
 
@@ -125,6 +137,10 @@ func (c *cursor) next() ([]agent.Message, <-chan struct{}) {
 		}
 	}
 	c.step = newest
+	if o.idesSeq > c.ides {
+		c.ides = o.idesSeq
+		out = append(out, agent.Message{Type: agent.TypeIDEs, IDEs: o.ides})
+	}
 	c.log = max(c.log, o.base)
 	for c.log < o.base+len(o.logs) && len(out) < maxBatch {
 		r := o.logs[c.log-o.base]

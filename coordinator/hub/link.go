@@ -58,7 +58,7 @@ const maxOutbox = 64
 
 // newLink puts yamux on an upgraded connection. The caller runs it.
 func newLink(h *Hub, c net.Conn, rest []byte, who claim) (*link, error) {
-	setUserTimeout(c, userTimeout)
+	tuneSocket(c, userTimeout)
 	l := &link{
 		hub: h, ws: who.ws, agentID: who.agentID, instance: who.instance, version: who.version, key: who.key,
 		guard:   newGuard(c, rest, writeTimeout),

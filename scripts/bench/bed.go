@@ -22,11 +22,17 @@ import (
 type bed struct {
 	root, bin, dir string
 	http, door     string
+	slow           *slowLink // between the coordinator and its agents; nil: none
 	env            []string
 	daemon         *exec.Cmd
 }
 
-func newBed(ctx context.Context) (*bed, error) {
+func newBed(ctx context.Context) (*bed, error) { return newBedWith(ctx, false) }
+
+// newFarBed is a bed whose agents reach the coordinator over a slow link.
+func newFarBed(ctx context.Context) (*bed, error) { return newBedWith(ctx, true) }
+
+func newBedWith(ctx context.Context, far bool) (*bed, error) {
 	root, err := os.Getwd()
 	if err != nil {
 		return nil, err
@@ -43,6 +49,11 @@ func newBed(ctx context.Context) (*bed, error) {
 		}
 		*p = l.Addr().String()
 		_ = l.Close()
+	}
+	if far {
+		if b.slow, err = newSlowLink(ctx, b.http, linkDelay, linkRate); err != nil {
+			return nil, err
+		}
 	}
 	b.env = append(os.Environ(), "BERTH_CONFIG_DIR="+filepath.Join(dir, "cli"), "BERTH_URL=", "BERTH_TOKEN=", "SSH_AUTH_SOCK=")
 	if err := b.serve(ctx); err != nil {
@@ -69,6 +80,9 @@ func (b *bed) serve(ctx context.Context) error {
 	args := []string{
 		"serve", "--data", filepath.Join(b.dir, "data"), "--key-file", filepath.Join(b.dir, "key"),
 		"--http", b.http, "--ssh", b.door, "--url", "http://" + b.http, "--insecure-host-processes",
+	}
+	if b.slow != nil {
+		args = append(args, "--agent-url", "http://"+b.slow.addr())
 	}
 	log, err := os.OpenFile(filepath.Join(b.dir, "berthd.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -105,6 +119,9 @@ func (b *bed) close() {
 	if b.daemon != nil {
 		_ = b.daemon.Process.Signal(syscall.SIGTERM)
 		_ = b.daemon.Wait()
+	}
+	if b.slow != nil {
+		b.slow.close()
 	}
 	_ = os.RemoveAll(b.dir)
 }
