@@ -54,7 +54,7 @@ func (s *session) enter(ctx context.Context, t coordinator.Target) (*ssh.Client,
 	s.keys.onInterrupt(cancel)
 	defer s.keys.onInterrupt(nil)
 	keys := s.keys.open()
-	defer keys.Close()
+	defer keys.close()
 	var mu sync.Mutex
 	shown := false
 	show := func(text string) {
@@ -88,7 +88,7 @@ func (s *session) inside(cl *ssh.Client) (how string, err error) {
 		return "", err
 	}
 	keys := s.keys.open()
-	defer keys.Close()
+	defer keys.close()
 	passed := make(chan *ssh.Request, 4)
 	s.pass(passed)
 	defer s.pass(nil)
@@ -96,7 +96,7 @@ func (s *session) inside(cl *ssh.Client) (how string, err error) {
 	var work sync.WaitGroup
 	defer work.Wait()
 	defer ch.Close()
-	defer keys.Close()
+	defer keys.close()
 	over := make(chan struct{})
 	defer close(over)
 	out := make(chan struct{})

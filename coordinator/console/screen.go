@@ -56,7 +56,7 @@ func (s *session) screen(ctx context.Context, c *client.Client) int {
 func (s *session) draw(ctx context.Context, m *model) error {
 	ctx, cancel := context.WithCancel(ctx)
 	keys := s.keys.open()
-	defer keys.Close()
+	defer keys.close()
 	m.ctx, m.work, m.quit = ctx, &tasks{}, false
 	m.columns, m.rows = s.size()
 	env := []string{"TERM=" + s.pty.Term}

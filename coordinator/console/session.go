@@ -257,7 +257,7 @@ func (s *session) command(ctx context.Context, c *client.Client, args []string) 
 		}
 	}
 	keys := s.keys.open()
-	defer keys.Close()
+	defer keys.close()
 	con := cli.Console{Client: c, Name: s.console.cfg.Name, In: keys, Out: s.ch, Err: s.ch.Stderr(), Term: s.pty.Term}
 	if s.terminal {
 		s.keys.onInterrupt(cancel)
@@ -293,11 +293,11 @@ func (s *session) prompt(ctx context.Context, c *client.Client) int {
 	code := s.command(ctx, c, []string{"list"})
 	for ctx.Err() == nil {
 		keys := s.keys.open()
-		stop := context.AfterFunc(ctx, func() { keys.Close() })
+		stop := context.AfterFunc(ctx, keys.close)
 		_, _ = io.WriteString(s.ch, "berth> ") // the read fails as well, where nobody is there
 		text, err := (&lineReader{in: keys, out: s.ch}).line(true)
 		stop()
-		keys.Close()
+		keys.close()
 		if errors.Is(err, errInterrupted) {
 			continue
 		}

@@ -106,13 +106,12 @@ func (x *keys) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// Close ends reads.
-func (x *keys) Close() error {
+// close ends reads.
+func (x *keys) close() {
 	x.k.mu.Lock()
 	defer x.k.mu.Unlock()
 	x.closed = true
 	x.k.changed.Broadcast()
-	return nil
 }
 
 // errInterrupted is a line that was ended by Ctrl-C.

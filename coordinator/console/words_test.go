@@ -81,9 +81,7 @@ func TestKeyboard(t *testing.T) {
 		_, err := first.Read(make([]byte, 8))
 		read <- err
 	}()
-	if err := first.Close(); err != nil {
-		t.Fatal(err)
-	}
+	first.close()
 	if err := <-read; !errors.Is(err, io.EOF) {
 		t.Errorf("the closed reader: %v", err)
 	}
