@@ -47,11 +47,11 @@ func TestVerify(t *testing.T) {
 		want                []string // of the problems, in order
 	}{
 		{name: "ours alone", config: include},
-		{name: "behind a comment, before all else", config: "# mine\n\n" + include + "Host *\n\tProxyCommand nc %h %p\n\tStrictHostKeyChecking no\n\tUser me\n"},
+		{name: "behind a comment, before all else", config: "# mine\n\n" + include + "Host *\n\tProxyCommand nc %h %p\n\tStrictHostKeyChecking accept-new\n\tUser me\n"},
 		{name: "settings that are none of ours", config: "User me\nForwardAgent yes\nCompression yes\nIdentityFile ~/.ssh/mine\n" + include},
 		{
-			name: "a line above", config: "StrictHostKeyChecking no\n" + include,
-			want: []string{"dev.berth: StrictHostKeyChecking no*ssh asks*(CONFIG:1)", "berth: StrictHostKeyChecking no*(CONFIG:1)"},
+			name: "a line above", config: "StrictHostKeyChecking accept-new\n" + include,
+			want: []string{"dev.berth: StrictHostKeyChecking accept-new*ssh asks*(CONFIG:1)", "berth: StrictHostKeyChecking accept-new*(CONFIG:1)"},
 		},
 		{
 			name: "another tool above", config: "Include OTHER\n" + include, other: "# tool\nHost tool\n\tPort 3\nHost *\n\tUserKnownHostsFile=\"/dev/null\"\n",
