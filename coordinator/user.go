@@ -28,6 +28,17 @@ type User struct {
 	Created     time.Time
 }
 
+// An Admission is a new user with all that comes with them. It is stored whole or not at all: half a user could not sign
+// in, and would be in the way of the next try.
+type Admission struct {
+	User  User
+	Git   GitKey
+	Keys  []SSHKey
+	Token Token    // with which they sign in first
+	Hash  [32]byte // under which the token is stored
+	Entry AuditEntry
+}
+
 // HostUIDBase is the first uid that is given to users' processes on the coordinator's own host.
 const HostUIDBase = 60_100_000
 
@@ -88,6 +99,7 @@ type Token struct {
 type Actor struct {
 	User      User
 	TokenID   TokenID
+	TokenName string
 	Workspace WorkspaceID // not empty: a workspace's own token, which can do what a workspace needs of itself
 	Via       string      // way in, for the records: empty for the API by token
 }
@@ -100,11 +112,12 @@ const (
 	PermPublic        Permission = "public"         // nobody needs to be signed in
 	PermRead          Permission = "read"           // own workspaces, templates, oneself: workspace tokens too
 	PermStopSelf      Permission = "stop-self"      // stop of one's own workspace; a workspace's token for itself only
-	PermAccount       Permission = "account"        // own tokens, keys, secrets, dotfiles, personalize
+	PermAccount       Permission = "account"        // own tokens, keys, secrets, dotfiles, personalize, sessions
 	PermWorkspace     Permission = "workspace"      // create, start, delete ... own workspaces
 	PermConnect       Permission = "connect"        // enter own workspaces
 	PermTemplateAdmin Permission = "template-admin" // push, activate, delete templates
 	PermUserAdmin     Permission = "user-admin"     // create and delete users
+	PermAudit         Permission = "audit"          // read the audit log
 )
 
 var workspaceTokenPerms = []Permission{PermPublic, PermRead, PermStopSelf}

@@ -48,7 +48,7 @@ type Issuer interface {
 // A Setup holds the one-time token that makes the first owner.
 type Setup interface {
 	Token(ctx context.Context) (coordinator.Secret, error)
-	Done(ctx context.Context) error // the token has been used
+	Done(ctx context.Context) error // somebody has signed in: it makes nobody any more; again and again, and cheap
 }
 
 // A Config is what an API is made of. Store to Setup, Link and Dist are required.

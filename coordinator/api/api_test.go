@@ -48,8 +48,6 @@ type world struct {
 	detail  string   // of the last one
 	done    chan struct{}
 
-	auditErr error // of Audit
-
 	owner, member, other coordinator.User
 	tokens               map[string]string // by who: owner, member, other, workspace
 	dev                  coordinator.Workspace
@@ -141,18 +139,37 @@ func (testIssuer) HostIdentity() (coordinator.HostIdentity, error) { return ca.N
 
 func (testIssuer) GitKey(comment string) (coordinator.GitKey, error) { return ca.NewGitKey(comment) }
 
-type testSetup struct{ token coordinator.Secret }
+// A testSetup is the setup token, which the store has to know as well.
+type testSetup struct {
+	store *sqlite.Store
+	mu    sync.Mutex
+	token coordinator.Secret // guarded by mu
+}
+
+func (s *testSetup) offer(t *testing.T) {
+	t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.token = "bs1_setup"
+	if err := s.store.PutSealed(t.Context(), sqlite.SetupToken, []byte("x")); err != nil {
+		t.Fatal(err)
+	}
+}
 
 func (s *testSetup) Token(context.Context) (coordinator.Secret, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.token == "" {
 		return "", coordinator.Errorf(coordinator.CodeNotFound, "no setup token")
 	}
 	return s.token, nil
 }
 
-func (s *testSetup) Done(context.Context) error {
+func (s *testSetup) Done(ctx context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.token = ""
-	return nil
+	return s.store.DeleteSealed(ctx, sqlite.SetupToken)
 }
 
 type testArchives struct{ dir string }
@@ -181,12 +198,18 @@ type auditing struct {
 }
 
 func (a auditing) Audit(ctx context.Context, e coordinator.AuditEntry) error {
-	if a.w.auditErr != nil {
-		return a.w.auditErr
-	}
+	a.written(e)
+	return a.Store.Audit(ctx, e)
+}
+
+func (a auditing) Admit(ctx context.Context, n *coordinator.Admission) error {
+	a.written(n.Entry)
+	return a.Store.Admit(ctx, n)
+}
+
+func (a auditing) written(e coordinator.AuditEntry) {
 	a.w.audits = append(a.w.audits, e.ActorName+" "+e.Action+" "+e.Target)
 	a.w.detail = e.Detail
-	return a.Store.Audit(ctx, e)
 }
 
 func newWorld(t *testing.T) *world {
@@ -207,7 +230,7 @@ func newWorld(t *testing.T) *world {
 	})
 	w := &world{
 		t: t, store: store, bus: events.New(), hub: &testHub{changed: map[coordinator.WorkspaceID]int{}, connected: map[string]bool{}},
-		entry: &testEntry{store: store}, builder: &testBuilder{store: store}, setup: &testSetup{token: "bs1_setup"},
+		entry: &testEntry{store: store}, builder: &testBuilder{store: store}, setup: &testSetup{store: store},
 		logs: &syncBuffer{}, done: make(chan struct{}), tokens: map[string]string{},
 	}
 	h, routes := newServer(Config{
@@ -220,6 +243,7 @@ func newWorld(t *testing.T) *world {
 		Logger: slog.New(slog.NewTextHandler(w.logs, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	})
 	w.routes = routes
+	w.setup.offer(t)
 	w.Server = httptest.NewServer(h)
 	t.Cleanup(w.Close)
 	return w

@@ -96,12 +96,17 @@ func (s *server) authenticate(r *http.Request) (coordinator.Actor, error) {
 	if err != nil {
 		return coordinator.Actor{}, err
 	}
+	if t.LastUsed.IsZero() { // somebody is in; before the use is recorded, so that a crash in between does not keep it
+		if err := s.Setup.Done(r.Context()); err != nil {
+			return coordinator.Actor{}, err
+		}
+	}
 	if now.Sub(t.LastUsed) > time.Minute {
 		if err := s.Store.TouchToken(r.Context(), t.ID, now); err != nil && !errors.Is(err, context.Canceled) {
 			s.Logger.WarnContext(r.Context(), "record use of token", "err", err)
 		}
 	}
-	return coordinator.Actor{User: u, TokenID: t.ID, Workspace: t.WorkspaceID}, nil
+	return coordinator.Actor{User: u, TokenID: t.ID, TokenName: t.Name, Workspace: t.WorkspaceID}, nil
 }
 
 // failedAuth counts a failed sign-in of r's source. It returns err, or that the source has to wait.

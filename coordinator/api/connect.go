@@ -58,7 +58,8 @@ func (s *server) connect(ctx context.Context, in *connectInput) (*streamed, erro
 		p.headers = http.Header{"Upgrade": {agent.StreamUpgrade}, "Connection": {"Upgrade"}}
 		return nil, p
 	}
-	user := actor(ctx).User
+	who := actor(ctx)
+	user := who.User
 	target := coordinator.Target{Owner: in.Owner, Workspace: in.Name, Agent: in.Agent}
 	if target.Owner == "me" {
 		target.Owner = user.Name
@@ -73,7 +74,9 @@ func (s *server) connect(ctx context.Context, in *connectInput) (*streamed, erro
 			return
 		}
 		defer conn.Close() //nolint:errcheck // both sides have ended
-		req := entry.Request{User: user, Target: target, Peer: r.RemoteAddr, Via: agent.ViaConnect, NoStart: in.NoStart}
+		req := entry.Request{
+			User: user, Target: target, Peer: r.RemoteAddr, Via: agent.ViaConnect, Token: who.TokenName, NoStart: in.NoStart,
+		}
 		// The request's context ends with the handler, not with the connection, which is ours now.
 		if err := s.upgraded(context.WithoutCancel(ctx), &client{Conn: conn, r: rw.Reader}, req); err != nil {
 			s.Logger.DebugContext(ctx, "stream ended", "workspace", target.String(), "err", err)

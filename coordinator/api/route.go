@@ -87,7 +87,8 @@ func (s *server) register(mux *http.ServeMux, routes []route) {
 func known(p coordinator.Permission) bool {
 	switch p {
 	case coordinator.PermPublic, coordinator.PermRead, coordinator.PermStopSelf, coordinator.PermAccount,
-		coordinator.PermWorkspace, coordinator.PermConnect, coordinator.PermTemplateAdmin, coordinator.PermUserAdmin:
+		coordinator.PermWorkspace, coordinator.PermConnect, coordinator.PermTemplateAdmin, coordinator.PermUserAdmin,
+		coordinator.PermAudit:
 		return true
 	}
 	return false

@@ -35,6 +35,7 @@ func TestPermissions(t *testing.T) {
 		coordinator.PermConnect:       all[2:],
 		coordinator.PermTemplateAdmin: {"owner"},
 		coordinator.PermUserAdmin:     {"owner"},
+		coordinator.PermAudit:         {"owner"},
 	}
 	if len(w.routes) < 45 {
 		t.Fatalf("only %d routes", len(w.routes))

@@ -11,7 +11,7 @@ import (
 
 // routes is the table of contents of everything that the coordinator serves.
 func (s *server) routes() []route {
-	return slices.Concat(s.accountRoutes(), s.templateRoutes(), s.workspaceRoutes(), s.publicRoutes())
+	return slices.Concat(s.accountRoutes(), s.templateRoutes(), s.workspaceRoutes(), s.recordRoutes(), s.publicRoutes())
 }
 
 func (s *server) accountRoutes() []route {
@@ -74,6 +74,13 @@ func (s *server) workspaceRoutes() []route {
 		typed("GET", build+"/log", coordinator.PermRead, "Stream the log of a build", s.buildLog, produces(ndjson)),
 		typed("GET", workspace+"/connect", coordinator.PermConnect, "Open a stream into a workspace (Upgrade: "+agent.StreamUpgrade+")", s.connect, upgrades),
 		typed("GET", workspace+"/ping", coordinator.PermConnect, "Measure the way to a workspace's agent", s.ping),
+	}
+}
+
+func (s *server) recordRoutes() []route {
+	return []route{
+		typed("GET", rest.Prefix+"/sessions", coordinator.PermAccount, "List sessions, newest first: one's own, an owner's reach goes over all", s.listSessions),
+		typed("GET", rest.Prefix+"/audit", coordinator.PermAudit, "List the audit log, newest first", s.listAudit),
 	}
 }
 

@@ -45,6 +45,8 @@ func (i *setupInput) Resolve(ctx huma.Context) []error {
 }
 
 // setup makes the first owner. The store makes them only if nobody is there, so two requests at once cannot both win.
+// The answer holds the only key to the installation and may be lost on its way: the setup token is forgotten once the
+// first token has been used (see authenticate), and until then it can be exchanged again.
 func (s *server) setup(ctx context.Context, in *setupInput) (*output[rest.CreatedUser], error) {
 	want, err := s.Setup.Token(ctx)
 	switch {
@@ -60,18 +62,12 @@ func (s *server) setup(ctx context.Context, in *setupInput) (*output[rest.Create
 		return nil, s.failedAuth(in.request, coordinator.Errorf(coordinator.CodeUnauthenticated, "the setup token is not valid").
 			WithHint("it is in the file setup-token in berthd's data directory"))
 	}
-	ctx = context.WithoutCancel(ctx) // from here on the only key to the installation is at stake
-	u := coordinator.User{Name: in.Body.Name, FullName: in.Body.FullName, Email: in.Body.Email, Role: coordinator.RoleOwner}
-	created, err := s.newUser(ctx, &u, in.Body.Device, s.Store.CreateFirstUserWithToken)
+	created, err := s.admit(ctx, coordinator.Admission{
+		User:  coordinator.User{Name: in.Body.Name, FullName: in.Body.FullName, Email: in.Body.Email, Role: coordinator.RoleOwner},
+		Token: coordinator.Token{Name: in.Body.Device},
+	}, "first owner", s.Store.AdmitFirst)
 	if err != nil {
 		return nil, err
-	}
-	if err := s.Setup.Done(ctx); err != nil {
-		s.Logger.ErrorContext(ctx, "remove setup token", "err", err) // it is worthless now
-	}
-	// An error here would keep the owner's token from them, and there is no other.
-	if err := s.audit(ctx, coordinator.Actor{User: u}, "user.create", u.Name, "first owner"); err != nil {
-		s.Logger.ErrorContext(ctx, "write down the setup", "user", u.Name, "err", err)
 	}
 	return out(created), nil
 }
@@ -131,10 +127,15 @@ func text(content string) *streamed {
 
 // audit writes down a change of state. A change that cannot be written down is reported as failed, though it was made.
 func (s *server) audit(ctx context.Context, a coordinator.Actor, action, target, detail string) error {
+	return s.Store.Audit(context.WithoutCancel(ctx), s.entry(a, action, target, detail))
+}
+
+// entry is what is written down of a change of state.
+func (s *server) entry(a coordinator.Actor, action, target, detail string) coordinator.AuditEntry {
 	if a.Via != "" {
 		detail = strings.TrimPrefix(detail+"; way in: "+a.Via, "; ")
 	}
-	return s.Store.Audit(context.WithoutCancel(ctx), coordinator.AuditEntry{
+	return coordinator.AuditEntry{
 		Time: s.Now(), Actor: a.User.ID, ActorName: a.User.Name, Action: action, Target: target, Detail: oneLine(detail),
-	})
+	}
 }

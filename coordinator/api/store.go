@@ -17,12 +17,18 @@ type Store interface {
 	templates
 	workspaces
 	builds
+	records
+}
+
+type records interface {
 	Audit(ctx context.Context, a coordinator.AuditEntry) error
+	AuditEntries(ctx context.Context, f coordinator.AuditFilter, before int64, limit int) ([]coordinator.AuditEntry, error)
+	Sessions(ctx context.Context, f coordinator.SessionFilter, before int64, limit int) ([]coordinator.SessionRecord, error)
 }
 
 type users interface {
-	CreateUser(ctx context.Context, u *coordinator.User, git coordinator.GitKey) error
-	CreateFirstUserWithToken(ctx context.Context, u *coordinator.User, git coordinator.GitKey, t *coordinator.Token, hash [32]byte) error
+	Admit(ctx context.Context, a *coordinator.Admission) error
+	AdmitFirst(ctx context.Context, a *coordinator.Admission) error
 	User(ctx context.Context, id coordinator.UserID) (coordinator.User, error)
 	UserByName(ctx context.Context, name string) (coordinator.User, error)
 	Users(ctx context.Context, after string, limit int) ([]coordinator.User, error)

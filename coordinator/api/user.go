@@ -31,36 +31,29 @@ func checkPerson(u coordinator.User) error {
 	return nil
 }
 
-// newUser checks u, makes their Git key and the token of their first device, and stores all three by create. A client
-// that goes away does not end it half way.
-func (s *server) newUser(ctx context.Context, u *coordinator.User, device string,
-	create func(context.Context, *coordinator.User, coordinator.GitKey, *coordinator.Token, [32]byte) error,
+// admit checks a new user, makes their Git key and the token of their first device, and stores all of it by store, the
+// audit entry included. A client that goes away does not end it half way.
+func (s *server) admit(ctx context.Context, a coordinator.Admission, detail string,
+	store func(context.Context, *coordinator.Admission) error,
 ) (rest.CreatedUser, error) {
 	ctx = context.WithoutCancel(ctx)
-	if err := checkPerson(*u); err != nil {
+	if err := checkPerson(a.User); err != nil {
 		return rest.CreatedUser{}, err
 	}
-	git, err := s.Issuer.GitKey(u.Name + "@berth")
-	if err != nil {
+	var err error
+	if a.Git, err = s.Issuer.GitKey(a.User.Name + "@berth"); err != nil {
 		return rest.CreatedUser{}, err
 	}
-	if device = oneLine(device); device == "" {
-		device = "first sign-in"
+	var secret string
+	if a.Token.Name = oneLine(a.Token.Name); a.Token.Name == "" {
+		a.Token.Name = "first sign-in"
 	}
-	t, secret, hash := s.newToken("", device, coordinator.TokenLifetime)
-	if err := create(ctx, u, git, &t, hash); err != nil {
+	a.Token, secret, a.Hash = s.newToken("", a.Token.Name, coordinator.TokenLifetime)
+	a.Entry = s.entry(actor(ctx), "user.create", a.User.Name, detail)
+	if err := store(ctx, &a); err != nil {
 		return rest.CreatedUser{}, err
 	}
-	return rest.CreatedUser{User: restUser(*u), Token: secret}, nil
-}
-
-// storeUser stores a user, and their token after them.
-func (s *server) storeUser(ctx context.Context, u *coordinator.User, git coordinator.GitKey, t *coordinator.Token, hash [32]byte) error {
-	if err := s.Store.CreateUser(ctx, u, git); err != nil {
-		return err
-	}
-	t.UserID = u.ID
-	return s.Store.CreateToken(ctx, t, hash)
+	return rest.CreatedUser{User: restUser(a.User), Token: secret}, nil
 }
 
 func (s *server) listUsers(ctx context.Context, in *PageInput) (*output[rest.Page[rest.User]], error) {
@@ -89,21 +82,11 @@ func (s *server) createUser(ctx context.Context, in *struct{ Body rest.CreateUse
 		}
 		keys = append(keys, newKey(pub, comment))
 	}
-	created, err := s.newUser(ctx, &u, "", s.storeUser)
+	created, err := s.admit(ctx, coordinator.Admission{User: u, Keys: keys}, "role "+string(u.Role), s.Store.Admit)
 	if err != nil {
 		return nil, err
 	}
-	for i := range keys {
-		keys[i].UserID = u.ID
-		if err := s.Store.AddKey(ctx, &keys[i]); err != nil {
-			// Half a user would be in the way of the next try.
-			if undo := s.Store.DeleteUser(context.WithoutCancel(ctx), u.ID); undo != nil {
-				s.Logger.ErrorContext(ctx, "remove user whose key was refused", "user", u.Name, "err", undo)
-			}
-			return nil, err
-		}
-	}
-	return out(created), s.audit(ctx, actor(ctx), "user.create", u.Name, "role "+string(u.Role))
+	return out(created), nil
 }
 
 type nameInput struct {

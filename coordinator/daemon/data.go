@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 
 	"berth/coordinator"
 	"berth/coordinator/ca"
@@ -25,7 +26,7 @@ import (
 //	work/<job>/           builds and imports under way
 //	homes/, run/          of workspaces on this machine
 //	bin/<sha256>/         programs, extracted
-//	setup-token           until the first owner is there
+//	setup-token           until the first owner has signed in
 type dataDir string
 
 func (d dataDir) path(name string) string { return filepath.Join(string(d), name) }
@@ -127,9 +128,8 @@ func within(dir, path string) bool {
 
 // Names of sealed installation values.
 const (
-	sealedCA    = "ca"
-	sealedDoor  = "door"
-	sealedSetup = "setup"
+	sealedCA   = "ca"
+	sealedDoor = "door"
 )
 
 // sealed returns the value with a name; the first time it makes one and stores it.
@@ -181,15 +181,16 @@ func loadKey(path string) (*seal.Key, error) {
 	return k, nil
 }
 
-// setupToken is the one-time token that makes the first owner. It survives restarts until it is used.
+// setupToken is the one-time token that makes the first owner. It survives restarts until somebody has signed in.
 type setupToken struct {
 	store *sqlite.Store
 	file  string
+	done  atomic.Bool // Done has succeeded
 }
 
 // Token returns the token, CodeNotFound if the installation is set up.
-func (t setupToken) Token(ctx context.Context) (coordinator.Secret, error) {
-	b, err := t.store.Sealed(ctx, sealedSetup)
+func (t *setupToken) Token(ctx context.Context) (coordinator.Secret, error) {
+	b, err := t.store.Sealed(ctx, sqlite.SetupToken)
 	if err != nil {
 		return "", err
 	}
@@ -199,27 +200,37 @@ func (t setupToken) Token(ctx context.Context) (coordinator.Secret, error) {
 }
 
 // Done forgets the token.
-func (t setupToken) Done(ctx context.Context) error {
+func (t *setupToken) Done(ctx context.Context) error {
+	if t.done.Load() {
+		return nil
+	}
 	err := os.Remove(t.file)
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil
 	}
-	return errors.Join(t.store.DeleteSealed(ctx, sealedSetup), err)
+	if err = errors.Join(t.store.DeleteSealed(ctx, sqlite.SetupToken), err); err == nil {
+		t.done.Store(true)
+	}
+	return err
 }
 
-// offer makes the token of a new installation and writes its file. It returns "" if somebody is there already.
-func (t setupToken) offer(ctx context.Context) (coordinator.Secret, error) {
+// offer makes the token of a new installation and writes its file. It returns "" if somebody has signed in already: a
+// first owner who has not may ask for their token again.
+func (t *setupToken) offer(ctx context.Context) (coordinator.Secret, error) {
 	n, err := t.store.CountUsers(ctx)
 	if err != nil {
 		return "", err
 	}
-	if n > 0 {
+	token, err := t.Token(ctx)
+	switch {
+	case n > 1, n == 1 && coordinator.CodeOf(err) == coordinator.CodeNotFound:
 		return "", t.Done(ctx)
+	case n == 0:
+		token, err = sealed(ctx, t.store, sqlite.SetupToken, func() (coordinator.Secret, error) {
+			s, _ := coordinator.NewAPIToken(coordinator.SetupTokenPrefix)
+			return s, nil
+		})
 	}
-	token, err := sealed(ctx, t.store, sealedSetup, func() (coordinator.Secret, error) {
-		s, _ := coordinator.NewAPIToken(coordinator.SetupTokenPrefix)
-		return s, nil
-	})
 	if err != nil {
 		return "", err
 	}

@@ -32,7 +32,7 @@ type parts struct {
 	jobs    *jobs
 	sweeper *sweeper
 	url     string
-	setup   coordinator.Secret // empty once somebody is there
+	setup   coordinator.Secret // empty once somebody has signed in
 }
 
 // facts are what several parts have to know.
@@ -94,7 +94,7 @@ func assemble(ctx context.Context, s settings, d *daemon) (*parts, error) {
 	if err != nil {
 		return nil, err
 	}
-	setup := setupToken{d.store, f.data.path("setup-token")}
+	setup := &setupToken{store: d.store, file: f.data.path("setup-token")}
 	if p.setup, err = setup.offer(ctx); err != nil {
 		return nil, err
 	}

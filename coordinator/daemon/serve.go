@@ -68,6 +68,9 @@ func open(ctx context.Context, s settings, log *slog.Logger) (_ *daemon, err err
 	if err := checkKeyFile(s.data, s.keyFile); err != nil {
 		return nil, err
 	}
+	if err := sqlite.Vacant(ctx, s.data); err != nil { // before the database is opened and perhaps migrated
+		return nil, err
+	}
 	d := &daemon{log: log, busy: &inflight{}, done: make(chan struct{})}
 	defer func() {
 		if err != nil {
@@ -155,11 +158,11 @@ func (d *daemon) serveHTTP() error {
 // announce tells that the coordinator is ready, and how to sign in for the first time.
 func (d *daemon) announce() {
 	p := d.parts
-	d.log.Info("the coordinator is ready", "version", agent.Version, "url", p.url, "http", d.web.Addr().String(), "ssh", d.ssh.Addr().String())
 	if p.setup != "" {
 		// To people, not through the log: a token is in no record that is kept.
-		fmt.Fprintf(os.Stderr, "berthd: nobody is here yet; make the first owner with: berth login %s --token %s\n", p.url, string(p.setup))
+		fmt.Fprintf(os.Stderr, "berthd: nobody has signed in yet; make the first owner with: berth login %s --token %s\n", p.url, string(p.setup))
 	}
+	d.log.Info("the coordinator is ready", "version", agent.Version, "url", p.url, "http", d.web.Addr().String(), "ssh", d.ssh.Addr().String())
 	notify("READY=1")
 }
 

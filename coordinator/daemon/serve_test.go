@@ -338,29 +338,32 @@ func TestSetupToken(t *testing.T) {
 	if b, err := os.ReadFile(file); err != nil || strings.TrimSpace(string(b)) != token {
 		t.Errorf("after a restart: %q, %v", b, err)
 	}
-	post := func(body any) string {
-		t.Helper()
-		enc, err := json.Marshal(body)
-		if err != nil {
-			t.Fatal(err)
-		}
-		resp, err := http.Post(url+rest.Prefix+"/setup", "application/json", bytes.NewReader(enc))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := resp.Body.Close(); err != nil {
-			t.Fatal(err)
-		}
-		return resp.Status
+	if status, _ := setup(t, url, token, "olga"); status != "201 Created" {
+		t.Fatalf("setup: %s", status)
 	}
-	if got := post(rest.Setup{Token: token, Name: "olga"}); got != "201 Created" {
-		t.Fatalf("setup: %s", got)
+	i.signal(syscall.SIGKILL) // and the answer is lost
+	i.wait()
+
+	i = start(t, p.args()...)
+	url = i.ready()
+	if b, err := os.ReadFile(file); err != nil || strings.TrimSpace(string(b)) != token {
+		t.Errorf("before anybody has signed in: %q, %v", b, err)
+	}
+	if status, _ := setup(t, url, token, "eve"); status != "409 Conflict" {
+		t.Errorf("another owner: %s", status)
+	}
+	status, made := setup(t, url, token, "olga")
+	if status != "201 Created" {
+		t.Fatalf("setup once more: %s", status)
+	}
+	if got := whoami(t, url, made.Token); got != "200 OK" {
+		t.Errorf("whoami: %s", got)
 	}
 	if _, err := os.Stat(file); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the used token's file: %v", err)
 	}
-	if got := post(rest.Setup{Token: token, Name: "eve"}); got != "409 Conflict" {
-		t.Errorf("the token works twice: %s", got)
+	if status, _ := setup(t, url, token, "olga"); status != "409 Conflict" {
+		t.Errorf("the token works after somebody has signed in: %s", status)
 	}
 	i.stop()
 
@@ -371,6 +374,54 @@ func TestSetupToken(t *testing.T) {
 	}
 	i.stop()
 	http.DefaultClient.CloseIdleConnections()
+}
+
+func setup(t *testing.T, url, token, name string) (status string, made rest.CreatedUser) {
+	t.Helper()
+	body, err := json.Marshal(rest.Setup{Token: token, Name: name})
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.Post(url+rest.Prefix+"/setup", "application/json", bytes.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if err := json.NewDecoder(resp.Body).Decode(&made); err != nil {
+		t.Fatal(err)
+	}
+	return resp.Status, made
+}
+
+func whoami(t *testing.T, url, token string) (status string) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url+rest.Prefix+"/whoami", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+token)
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	return resp.Status
+}
+
+// TestSecondServe checks that nothing is touched, not even a key file made, while another serves the data.
+func TestSecondServe(t *testing.T) {
+	p := newPlace(t)
+	i := start(t, p.args()...)
+	i.ready()
+	key := filepath.Join(t.TempDir(), "other-key")
+	second := start(t, append(p.args(), "--key-file", key)...)
+	if status := second.wait(); status != 1 || !strings.Contains(second.stderr.String(), "another berthd") {
+		t.Errorf("exit status %d: %s", status, second.stderr)
+	}
+	if _, err := os.Stat(key); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a refused coordinator made a key: %v", err)
+	}
+	i.stop()
 }
 
 // TestKilled checks that a killed coordinator is not in the way of the next.

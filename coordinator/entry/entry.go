@@ -92,6 +92,8 @@ type Request struct {
 	User    coordinator.User
 	Target  coordinator.Target
 	Peer    string // the true peer, host:port
+	Key     string // fingerprint of the SSH key that the user proved; empty where they came with a token
+	Token   string // name of the API token that they came with; empty where it was none
 	Via     string // one of agent's Via constants
 	NoStart bool   // do not start a stopped workspace
 	// Progress is called while Enter waits: at once, on change, and at least every second. It may be nil.

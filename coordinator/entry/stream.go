@@ -35,7 +35,7 @@ func (v *visit) begin(ctx context.Context, conn net.Conn, a coordinator.Workspac
 		return nil, fmt.Errorf("record session: %w", err)
 	}
 	v.touch(ctx)
-	v.log.Info("session began", "session", rec.ID, "user", v.request.User.Name, "workspace", v.ws.Name, "via", rec.Via, "peer", rec.Peer)
+	v.log.Info("session began", "session", rec.ID, "user", v.request.User.Name, "workspace", v.ws.Name, "key", rec.Key, "via", rec.Via, "peer", rec.Peer)
 	e, ws := v.Entry, v.ws
 	return &Stream{Conn: conn, ID: rec.ID, Workspace: ws, Agent: a, ended: func(in, out int64) {
 		rec.Ended, rec.BytesIn, rec.BytesOut = e.now(), in, out

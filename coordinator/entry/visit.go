@@ -276,8 +276,9 @@ func (v *visit) stillThere(ctx context.Context, b coordinator.Build) error {
 // open opens the stream and its record. A link that is lost in between is waited for once more.
 func (v *visit) open(ctx context.Context, b coordinator.Build, a coordinator.WorkspaceAgent) (*Stream, error) {
 	rec := coordinator.SessionRecord{
-		ID: coordinator.NewID(), WorkspaceID: v.ws.ID, UserID: v.request.User.ID,
-		Via: v.request.Via, Peer: v.request.Peer, Agent: a.Name, Started: v.now(),
+		ID: coordinator.NewID(), WorkspaceID: v.ws.ID, WorkspaceName: v.ws.Name, OwnerID: v.ws.OwnerID, OwnerName: v.ws.OwnerName,
+		UserID: v.request.User.ID, UserName: v.request.User.Name, Via: v.request.Via, Peer: v.request.Peer, Agent: a.Name,
+		Key: v.request.Key, Token: v.request.Token, Started: v.now(),
 	}
 	hdr := agent.StreamHeader{
 		Kind: agent.KindSSH, ID: rec.ID, Peer: rec.Peer, Via: rec.Via,

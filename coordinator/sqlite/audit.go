@@ -19,19 +19,20 @@ func audit(ctx context.Context, tx *sql.Tx, a coordinator.AuditEntry) error {
 	return err
 }
 
-// OpenSession records that a session has begun.
-func (s *Store) OpenSession(ctx context.Context, r coordinator.SessionRecord) error {
-	_, err := s.exec(ctx, "open session", `INSERT INTO sessions (id, workspace_id, user_id, via, peer, agent, started, ended, bytes_in, bytes_out)
-		VALUES (?, ?, ?, ?, ?, ?, ?, 0, 0, 0)`, r.ID, r.WorkspaceID, r.UserID, r.Via, r.Peer, r.Agent, ms(orNow(r.Started)))
-	return err
+// AuditEntries returns a page of the audit log, newest first: those before the given sequence number, 0 for the newest.
+func (s *Store) AuditEntries(ctx context.Context, f coordinator.AuditFilter, before int64, limit int) ([]coordinator.AuditEntry, error) {
+	q := newestBefore("id", before)
+	q.add(f.Actor != "", `actor_name = ?`, f.Actor)
+	q.add(f.Action != "", `(action = ? OR substr(action, 1, length(?) + 1) = ? || '.')`, f.Action, f.Action, f.Action)
+	q.add(f.Target != "", `target = ?`, f.Target)
+	q.add(!f.Since.IsZero(), `time >= ?`, ms(f.Since))
+	es, err := list(ctx, s.read, scanAudit, `SELECT id, time, actor, actor_name, action, target, detail FROM audit `+q.where()+`ORDER BY id DESC LIMIT ?`, append(q.args, page(limit))...)
+	return es, wrap("list audit entries", err)
 }
 
-// CloseSession records that a session has ended, and how much it moved. A session whose workspace was deleted
-// meanwhile has no record any more, which is no error.
-func (s *Store) CloseSession(ctx context.Context, r coordinator.SessionRecord) error {
-	_, err := s.exec(ctx, "close session", `UPDATE sessions SET ended = ?, bytes_in = ?, bytes_out = ? WHERE id = ?`,
-		ms(orNow(r.Ended)), r.BytesIn, r.BytesOut, r.ID)
-	return err
+func scanAudit(r row) (a coordinator.AuditEntry, err error) {
+	err = r.Scan(&a.Seq, at(&a.Time), &a.Actor, &a.ActorName, &a.Action, &a.Target, &a.Detail)
+	return a, err
 }
 
 // expiredTokens is how long a token is still listed after it has expired.

@@ -4,7 +4,9 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"net/url"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -12,6 +14,10 @@ import (
 
 	"berth/coordinator"
 )
+
+// SetupToken is the name of the installation value that AdmitFirst goes by: as long as it is there, the first owner can
+// be admitted again.
+const SetupToken = "setup"
 
 // Sealed returns an installation value that PutSealed stored, CodeNotFound if there is none.
 func (s *Store) Sealed(ctx context.Context, name string) ([]byte, error) {
@@ -61,22 +67,13 @@ func (s *Store) Activate(ctx context.Context, pid int, started time.Time) error 
 		return coordinator.Errorf(coordinator.CodeInvalid, "there is no process %d", pid)
 	}
 	err := s.in(ctx, "activate", func(tx *sql.Tx) error {
-		var other process
-		err := tx.QueryRowContext(ctx, `SELECT pid, boot, ticks FROM active WHERE one = 1`).Scan(&other.pid, &other.boot, &other.ticks)
-		if err != nil && !errors.Is(err, sql.ErrNoRows) {
+		if err := vacant(ctx, tx, me); err != nil {
 			return err
 		}
-		if err == nil && other != me {
-			if now, ok := find(other.pid); ok && now == other {
-				return coordinator.Errorf(coordinator.CodeConflict, "another berthd (pid %d) serves this data directory", other.pid).
-					WithHint("end it first, or choose another --data directory")
-			}
-		}
-		// Sessions do not outlive the process that carried them. When that one ended, nobody knows.
-		if _, err := tx.ExecContext(ctx, `UPDATE sessions SET ended = max(started, ?) WHERE ended = 0`, ms(started)); err != nil {
+		if err := endLost(ctx, tx, started); err != nil {
 			return err
 		}
-		_, err = tx.ExecContext(ctx, `INSERT OR REPLACE INTO active (one, pid, boot, ticks, started) VALUES (1, ?, ?, ?, ?)`,
+		_, err := tx.ExecContext(ctx, `INSERT OR REPLACE INTO active (one, pid, boot, ticks, started) VALUES (1, ?, ?, ?, ?)`,
 			me.pid, me.boot, me.ticks, ms(started))
 		return err
 	})
@@ -86,6 +83,51 @@ func (s *Store) Activate(ctx context.Context, pid int, started time.Time) error 
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.active = &me
+	return nil
+}
+
+// Vacant looks, without changing anything, whether another process than this one serves the database in dir: then it is
+// CodeConflict, as Activate would be. It is for before Open, which may migrate. A database that is not there, or cannot
+// be read as ours, is for Open to judge.
+func Vacant(ctx context.Context, dir string) error {
+	dir, err := absolute(dir)
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(dir, File)
+	if _, err := os.Stat(path); err != nil {
+		return nil // Open says what is wrong
+	}
+	if err := ofdLocks(); err != nil {
+		return nil // it would drop the locks of whoever has it open in this process
+	}
+	db, err := sql.Open("sqlite", dsn(path, url.Values{"mode": {"rw"}, "_query_only": {"1"}}))
+	if err != nil {
+		return wrap("open database", err)
+	}
+	defer func() { _ = db.Close() }() // it was only read
+	var tables int
+	if err := db.QueryRowContext(ctx, `SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'active'`).Scan(&tables); err != nil || tables == 0 {
+		return nil // Open says what is wrong
+	}
+	me, _ := find(os.Getpid())
+	return wrap("read who serves the database", vacant(ctx, db, me))
+}
+
+// vacant is CodeConflict while another process than me is recorded as active and lives.
+func vacant(ctx context.Context, q querier, me process) error {
+	var other process
+	err := q.QueryRowContext(ctx, `SELECT pid, boot, ticks FROM active WHERE one = 1`).Scan(&other.pid, &other.boot, &other.ticks)
+	if errors.Is(err, sql.ErrNoRows) || err == nil && other == me {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if now, ok := find(other.pid); ok && now == other {
+		return coordinator.Errorf(coordinator.CodeConflict, "another berthd (pid %d) serves this data directory", other.pid).
+			WithHint("end it first, or choose another --data directory")
+	}
 	return nil
 }
 

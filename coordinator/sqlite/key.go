@@ -20,29 +20,31 @@ func scanKey(r row) (k coordinator.SSHKey, err error) {
 // if it is the Git key of anybody (which any program in a workspace can use), and beyond MaxKeys.
 func (s *Store) AddKey(ctx context.Context, k *coordinator.SSHKey) error {
 	n := *k
-	n.ID, n.Created, n.LastUsed = coordinator.KeyID(coordinator.NewID()), stored(orNow(k.Created)), time.Time{}
-	taken := coordinator.Errorf(coordinator.CodeConflict, "this key is registered already").WithHint("every person needs keys of their own")
-	err := s.in(ctx, "add key", func(tx *sql.Tx) error {
-		var have, git int
-		err := tx.QueryRowContext(ctx, `SELECT (SELECT count(*) FROM ssh_keys WHERE user_id = ?), (SELECT count(*) FROM git_keys WHERE fingerprint = ?)`,
-			n.UserID, n.Fingerprint).Scan(&have, &git)
-		switch {
-		case err != nil:
-			return err
-		case git > 0:
-			return taken
-		case have >= coordinator.MaxKeys:
-			return coordinator.Errorf(coordinator.CodeConflict, "you have %d keys, and may have no more", have).WithHint("delete one first")
-		}
-		_, err = tx.ExecContext(ctx, `INSERT INTO ssh_keys (id, user_id, name, public_key, fingerprint, token_id, created, last_used)
-			VALUES (?, ?, ?, ?, ?, ?, ?, 0)`, n.ID, n.UserID, n.Name, n.PublicKey, n.Fingerprint, null(n.TokenID), ms(n.Created))
-		if duplicate(err) {
-			return taken
-		}
-		return err
-	})
+	err := s.in(ctx, "add key", func(tx *sql.Tx) error { return addKey(ctx, tx, &n) })
 	if err == nil {
 		*k = n
+	}
+	return err
+}
+
+func addKey(ctx context.Context, tx *sql.Tx, k *coordinator.SSHKey) error {
+	k.ID, k.Created, k.LastUsed = coordinator.KeyID(coordinator.NewID()), stored(orNow(k.Created)), time.Time{}
+	taken := coordinator.Errorf(coordinator.CodeConflict, "this key is registered already").WithHint("every person needs keys of their own")
+	var have, git int
+	err := tx.QueryRowContext(ctx, `SELECT (SELECT count(*) FROM ssh_keys WHERE user_id = ?), (SELECT count(*) FROM git_keys WHERE fingerprint = ?)`,
+		k.UserID, k.Fingerprint).Scan(&have, &git)
+	switch {
+	case err != nil:
+		return err
+	case git > 0:
+		return taken
+	case have >= coordinator.MaxKeys:
+		return coordinator.Errorf(coordinator.CodeConflict, "you have %d keys, and may have no more", have).WithHint("delete one first")
+	}
+	_, err = tx.ExecContext(ctx, `INSERT INTO ssh_keys (id, user_id, name, public_key, fingerprint, token_id, created, last_used)
+		VALUES (?, ?, ?, ?, ?, ?, ?, 0)`, k.ID, k.UserID, k.Name, k.PublicKey, k.Fingerprint, null(k.TokenID), ms(k.Created))
+	if duplicate(err) {
+		return taken
 	}
 	return err
 }

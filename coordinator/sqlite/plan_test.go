@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"database/sql/driver"
 	"maps"
+	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -48,7 +49,7 @@ func (c recordedConn) BeginTx(ctx context.Context, o driver.TxOptions) (driver.T
 
 // fine are steps that read a whole table, or sort, and may: what is not a table of the schema, what a partial index
 // holds nothing else of, and what is short.
-var fine = regexp.MustCompile(`^SCAN (json_each|CONSTANT ROW|active|\(subquery|\S+ USING (COVERING )?INDEX (builds_queued|builds_running|template_versions_importing)$)`)
+var fine = regexp.MustCompile(`^SCAN (json_each|CONSTANT ROW|active|\(subquery|\S+ USING (COVERING )?INDEX (builds_queued|builds_running|template_versions_importing|sessions_open)$)`)
 
 // mayScan and maySort are statements that read everything by intent, or sort the few rows that they found.
 var (
@@ -118,7 +119,7 @@ func exercise(t *testing.T, w world) {
 	none(w.Users(ctx, "", 0))
 	none(w.CountUsers(ctx))
 	none(w.SetDotfiles(ctx, u, ""), w.SetPersonalize(ctx, u, nil))
-	none(w.CreateFirstUser(ctx, &coordinator.User{}, coordinator.GitKey{}), w.DeleteUser(ctx, u))
+	none(w.Admit(ctx, &coordinator.Admission{User: coordinator.User{Name: "x"}, Keys: []coordinator.SSHKey{{}}}), w.AdmitFirst(ctx, &coordinator.Admission{}), w.DeleteUser(ctx, u))
 	k := coordinator.SSHKey{UserID: u, Name: "k", Fingerprint: "f"}
 	none(w.AddKey(ctx, &k), w.TouchKey(ctx, k.ID, noon))
 	none(w.Keys(ctx, u))
@@ -151,6 +152,15 @@ func exercise(t *testing.T, w world) {
 	none(w.HostIdentity(ctx, ws))
 	none(w.TouchWorkspace(ctx, ws, noon))
 	none(w.OpenSession(ctx, coordinator.SessionRecord{ID: "s", WorkspaceID: ws}), w.CloseSession(ctx, coordinator.SessionRecord{ID: "s"}))
+	none(w.SessionKey(ctx, ws, "s", "k"), w.Activate(ctx, os.Getpid(), noon), w.Deactivate(ctx))
+	for _, f := range []coordinator.SessionFilter{{}, {Of: u}, {User: "alice"}, {Owner: "alice", Workspace: "dev"}, {Open: true}} {
+		none(w.Sessions(ctx, f, 0, 0))
+		none(w.Sessions(ctx, f, 7, 0))
+	}
+	for _, f := range []coordinator.AuditFilter{{}, {Actor: "alice"}, {Action: "key"}, {Target: "alice/dev"}, {Since: noon}} {
+		none(w.AuditEntries(ctx, f, 0, 0))
+		none(w.AuditEntries(ctx, f, 7, 0))
+	}
 	none(w.Audit(ctx, coordinator.AuditEntry{}), w.Prune(ctx, noon))
 	none(w.PutSealed(ctx, "x", nil), w.DeleteSealed(ctx, "x"))
 	w.run(t, coordinator.Stop, succeeded)

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"database/sql"
 	"encoding/base64"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,72 +22,113 @@ func scanUser(r row) (u coordinator.User, err error) {
 // CreateUser stores u with the key that their workspaces present to Git hosts. It fills in ID, HostUID and Created. A
 // name that is taken is CodeConflict.
 func (s *Store) CreateUser(ctx context.Context, u *coordinator.User, git coordinator.GitKey) error {
-	return s.createUser(ctx, u, git, false, nil)
-}
-
-// CreateFirstUser is CreateUser where there is no user yet; else it is CodeConflict.
-func (s *Store) CreateFirstUser(ctx context.Context, u *coordinator.User, git coordinator.GitKey) error {
-	return s.createUser(ctx, u, git, true, nil)
-}
-
-// CreateFirstUserWithToken is CreateFirstUser and CreateToken for that user in one transaction: a first user without a
-// token could never sign in. It fills in both.
-func (s *Store) CreateFirstUserWithToken(ctx context.Context, u *coordinator.User, git coordinator.GitKey, t *coordinator.Token, hash [32]byte) error {
-	var n coordinator.Token
-	err := s.createUser(ctx, u, git, true, func(tx *sql.Tx, made coordinator.User) error {
-		n = newToken(*t)
-		n.UserID = made.ID
-		return insertToken(ctx, tx, n, hash)
-	})
-	if err == nil {
-		*t = n
-	}
-	return err
-}
-
-// noUser is CodeConflict where there is a user already.
-func noUser(ctx context.Context, tx *sql.Tx) error {
-	var count int
-	if err := tx.QueryRowContext(ctx, `SELECT count(*) FROM users`).Scan(&count); err != nil {
-		return err
-	}
-	if count > 0 {
-		return coordinator.Errorf(coordinator.CodeConflict, "the first user exists already").
-			WithHint("ask an owner of this installation for an account")
-	}
-	return nil
-}
-
-// createUser makes u, with first only where there is nobody yet, and in the same transaction does what also says.
-func (s *Store) createUser(ctx context.Context, u *coordinator.User, git coordinator.GitKey, first bool,
-	also func(*sql.Tx, coordinator.User) error,
-) error {
 	n := *u
-	n.ID, n.Created = coordinator.UserID(coordinator.NewID()), stored(orNow(u.Created))
-	err := s.in(ctx, "create user", func(tx *sql.Tx) error {
-		if first {
-			if err := noUser(ctx, tx); err != nil {
-				return err
-			}
-		}
-		err := tx.QueryRowContext(ctx, `INSERT INTO users (id, name, full_name, email, role, dotfiles, personalize, created)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?) RETURNING host_uid`,
-			n.ID, n.Name, n.FullName, n.Email, n.Role, n.Dotfiles, n.Personalize, ms(n.Created)).Scan(&n.HostUID)
-		if duplicate(err) {
-			return coordinator.Errorf(coordinator.CodeConflict, "a user named %q exists already", n.Name).WithHint("choose another name")
-		}
-		if err != nil {
-			return err
-		}
-		if err := s.putGitKey(ctx, tx, n.ID, git); err != nil || also == nil {
-			return err
-		}
-		return also(tx, n)
-	})
+	err := s.in(ctx, "create user", func(tx *sql.Tx) error { return s.createUser(ctx, tx, &n, git) })
 	if err == nil {
 		*u = n
 	}
 	return err
+}
+
+func (s *Store) createUser(ctx context.Context, tx *sql.Tx, u *coordinator.User, git coordinator.GitKey) error {
+	u.ID, u.Created = coordinator.UserID(coordinator.NewID()), stored(orNow(u.Created))
+	err := tx.QueryRowContext(ctx, `INSERT INTO users (id, name, full_name, email, role, dotfiles, personalize, created)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?) RETURNING host_uid`,
+		u.ID, u.Name, u.FullName, u.Email, u.Role, u.Dotfiles, u.Personalize, ms(u.Created)).Scan(&u.HostUID)
+	if duplicate(err) {
+		return coordinator.Errorf(coordinator.CodeConflict, "a user named %q exists already", u.Name).WithHint("choose another name")
+	}
+	if err != nil {
+		return err
+	}
+	return s.putGitKey(ctx, tx, u.ID, git)
+}
+
+// Admit stores a new user with their keys, their token and the audit entry in one transaction, and fills in what the
+// store makes of them.
+func (s *Store) Admit(ctx context.Context, a *coordinator.Admission) error {
+	return s.admission(ctx, a, s.admit)
+}
+
+// AdmitFirst is Admit where there is no user yet; the audit entry is in the new user's own name. While the installation
+// value SetupToken is there and no token has ever been used, it can be repeated in the same name: the answer to the
+// first time may have been lost. Then the user is the one of the first time, and the new token replaces the former.
+// Anything else is CodeConflict.
+func (s *Store) AdmitFirst(ctx context.Context, a *coordinator.Admission) error {
+	return s.admission(ctx, a, func(ctx context.Context, tx *sql.Tx, n *coordinator.Admission) error {
+		us, err := list(ctx, tx, scanUser, `SELECT `+userColumns+` FROM users WHERE host_uid > 0 ORDER BY host_uid LIMIT 2`)
+		switch {
+		case err != nil:
+			return err
+		case len(us) == 0:
+			return s.admit(ctx, tx, n)
+		case len(us) > 1:
+			return setUp()
+		}
+		return admitAgain(ctx, tx, n, us[0])
+	})
+}
+
+// admission runs f on a copy of a, which replaces a once all of it is stored.
+func (s *Store) admission(ctx context.Context, a *coordinator.Admission, f func(context.Context, *sql.Tx, *coordinator.Admission) error) error {
+	n := *a
+	n.Keys = slices.Clone(a.Keys)
+	err := s.in(ctx, "create user", func(tx *sql.Tx) error { return f(ctx, tx, &n) })
+	if err == nil {
+		*a = n
+	}
+	return err
+}
+
+func (s *Store) admit(ctx context.Context, tx *sql.Tx, a *coordinator.Admission) error {
+	if err := s.createUser(ctx, tx, &a.User, a.Git); err != nil {
+		return err
+	}
+	for i := range a.Keys {
+		a.Keys[i].UserID = a.User.ID
+		if err := addKey(ctx, tx, &a.Keys[i]); err != nil {
+			return err
+		}
+	}
+	return welcome(ctx, tx, a)
+}
+
+// welcome stores the token and the entry of an admission whose user is there.
+func welcome(ctx context.Context, tx *sql.Tx, a *coordinator.Admission) error {
+	a.Token.UserID = a.User.ID
+	a.Token = newToken(a.Token)
+	if err := insertToken(ctx, tx, a.Token, a.Hash); err != nil {
+		return err
+	}
+	if a.Entry.Actor == "" {
+		a.Entry.Actor, a.Entry.ActorName = a.User.ID, a.User.Name
+	}
+	return audit(ctx, tx, a.Entry)
+}
+
+func setUp() error {
+	return coordinator.Errorf(coordinator.CodeConflict, "this installation is set up already").
+		WithHint("run berth login, or ask an owner for an account")
+}
+
+func admitAgain(ctx context.Context, tx *sql.Tx, a *coordinator.Admission, first coordinator.User) error {
+	var open, used int
+	err := tx.QueryRowContext(ctx, `SELECT (SELECT count(*) FROM installation WHERE name = ?), (SELECT count(*) FROM tokens WHERE user_id = ? AND last_used > 0)`,
+		SetupToken, first.ID).Scan(&open, &used)
+	switch {
+	case err != nil:
+		return err
+	case open == 0 || used > 0:
+		return setUp()
+	case a.User.Name != first.Name:
+		return coordinator.Errorf(coordinator.CodeConflict, "the first owner is there already: %s", first.Name).
+			WithHint("sign in as that: berth login --name " + first.Name)
+	}
+	if _, err := tx.ExecContext(ctx, `DELETE FROM tokens WHERE user_id = ?`, first.ID); err != nil {
+		return err
+	}
+	a.User, a.Entry.Action, a.Entry.Detail = first, "token.create", "the first owner's, once more by the setup token"
+	return welcome(ctx, tx, a)
 }
 
 func (s *Store) putGitKey(ctx context.Context, tx *sql.Tx, user coordinator.UserID, git coordinator.GitKey) error {

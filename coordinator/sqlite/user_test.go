@@ -17,11 +17,10 @@ func TestUsers(t *testing.T) {
 	s := newStore(t)
 	git := coordinator.GitKey{PrivateKey: "private", PublicKey: keyLine() + " alice@berth", Created: noon}
 	u := coordinator.User{Name: "alice", FullName: "Alice A.", Email: "a@example.com", Role: coordinator.RoleOwner, Created: noon}
-	ok(t, s.CreateFirstUser(ctx, &u, git))
+	ok(t, s.CreateUser(ctx, &u, git))
 	if u.ID == "" || u.HostUID == 0 {
 		t.Errorf("created %+v", u)
 	}
-	code(t, s.CreateFirstUser(ctx, &coordinator.User{Name: "eve"}, git), coordinator.CodeConflict)
 	code(t, s.CreateUser(ctx, &coordinator.User{Name: "alice"}, coordinator.GitKey{PublicKey: keyLine()}), coordinator.CodeConflict)
 	if diff := cmp.Diff(u, must(s.User(ctx, u.ID))(t)); diff != "" {
 		t.Error(diff)
@@ -75,14 +74,20 @@ func TestUsers(t *testing.T) {
 
 func second[T any](_ T, err error) error { return err }
 
+func admission(name string, hash byte, keys ...coordinator.SSHKey) *coordinator.Admission {
+	return &coordinator.Admission{
+		User: coordinator.User{Name: name, Role: coordinator.RoleOwner}, Git: coordinator.GitKey{PublicKey: keyLine()}, Keys: keys,
+		Token: coordinator.Token{Name: "laptop"}, Hash: [32]byte{hash}, Entry: coordinator.AuditEntry{Action: "user.create", Target: name},
+	}
+}
+
 func TestFirstUserOnce(t *testing.T) {
 	s := newStore(t)
+	ok(t, s.PutSealed(ctx, SetupToken, []byte("x")))
 	var wg sync.WaitGroup
 	errs := make([]error, 8)
 	for i := range errs {
-		wg.Go(func() {
-			errs[i] = s.CreateFirstUser(ctx, &coordinator.User{Name: fmt.Sprint("u", i), Role: coordinator.RoleOwner}, coordinator.GitKey{PublicKey: keyLine()})
-		})
+		wg.Go(func() { errs[i] = s.AdmitFirst(ctx, admission(fmt.Sprint("u", i), byte(i))) })
 	}
 	wg.Wait()
 	made := 0
@@ -98,34 +103,97 @@ func TestFirstUserOnce(t *testing.T) {
 	}
 }
 
-func TestFirstUserWithToken(t *testing.T) {
+// TestFirstUserAgain repeats the setup, whose answer may have been lost, until the token of an answer was used.
+func TestFirstUserAgain(t *testing.T) {
 	s := newStore(t)
-	git := coordinator.GitKey{PublicKey: keyLine()}
-	u := coordinator.User{Name: "olga", Role: coordinator.RoleOwner}
-	tok, hash := coordinator.Token{Name: "laptop"}, [32]byte{1}
+	ok(t, s.PutSealed(ctx, SetupToken, []byte("x")))
+	first := admission("olga", 1)
+	ok(t, s.AdmitFirst(ctx, first))
+	second := admission("olga", 2)
+	ok(t, s.AdmitFirst(ctx, second))
+	if diff := cmp.Diff(first.User, second.User); diff != "" || first.Token.ID == second.Token.ID {
+		t.Errorf("the second time: %+v, %s", second.Token, diff)
+	}
+	_, _, err := s.TokenByHash(ctx, first.Hash, time.Now())
+	code(t, err, coordinator.CodeUnauthenticated)
+	if _, u, err := s.TokenByHash(ctx, second.Hash, time.Now()); err != nil || u.ID != first.User.ID {
+		t.Errorf("the second token: %+v, %v", u, err)
+	}
+	code(t, s.AdmitFirst(ctx, admission("eve", 3)), coordinator.CodeConflict)
+	log := must(s.AuditEntries(ctx, coordinator.AuditFilter{}, 0, 0))(t)
+	if got := names(log, func(e coordinator.AuditEntry) string { return e.Action + ":" + e.ActorName }); got != "token.create:olga user.create:olga" {
+		t.Errorf("written down: %s", got)
+	}
+
+	for name, spent := range map[string]func(s *Store, a *coordinator.Admission){
+		"the token was used":      func(s *Store, a *coordinator.Admission) { ok(t, s.TouchToken(ctx, a.Token.ID, time.Now())) },
+		"the setup token is gone": func(s *Store, _ *coordinator.Admission) { ok(t, s.DeleteSealed(ctx, SetupToken)) },
+		"there is a second user":  func(s *Store, _ *coordinator.Admission) { newUser(t, s, "otto") },
+		"used, and then revoked": func(s *Store, a *coordinator.Admission) {
+			ok(t, s.DeleteSealed(ctx, SetupToken))
+			ok(t, s.DeleteToken(ctx, a.User.ID, a.Token.ID))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStore(t)
+			ok(t, s.PutSealed(ctx, SetupToken, []byte("x")))
+			a := admission("olga", 1)
+			ok(t, s.AdmitFirst(ctx, a))
+			spent(s, a)
+			code(t, s.AdmitFirst(ctx, admission("olga", 2)), coordinator.CodeConflict)
+		})
+	}
+}
+
+// TestAdmitAllOrNothing makes each part of an admission fail: nobody may be left of it.
+func TestAdmitAllOrNothing(t *testing.T) {
+	s := newStore(t)
+	other := newUser(t, s, "otto")
+	taken := coordinator.SSHKey{UserID: other.ID, Name: "k", PublicKey: keyLine(), Fingerprint: "SHA256:taken"}
+	ok(t, s.AddKey(ctx, &taken))
 	gone, cancel := context.WithCancel(ctx)
 	cancel()
-	if err := s.CreateFirstUserWithToken(gone, &u, git, &tok, hash); err == nil || u.ID != "" || tok.ID != "" {
-		t.Errorf("on an ended context: %v, %+v, %+v", err, u, tok)
+	free := coordinator.SSHKey{Name: "free", PublicKey: keyLine(), Fingerprint: "SHA256:free"}
+	for _, tt := range []struct {
+		name string
+		ctx  context.Context
+		a    *coordinator.Admission
+		sql  string
+	}{
+		{"ended context", gone, admission("olga", 1, free), ""},
+		{"taken name", ctx, admission("otto", 1, free), ""},
+		{"taken key", ctx, admission("olga", 1, free, taken), ""},
+		{"no token", ctx, admission("olga", 1, free), `CREATE TEMP TRIGGER no BEFORE INSERT ON main.tokens BEGIN SELECT raise(ABORT, 'no'); END`},
+		{"no entry", ctx, admission("olga", 1, free), `CREATE TEMP TRIGGER no BEFORE INSERT ON main.audit BEGIN SELECT raise(ABORT, 'no'); END`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if tt.sql != "" {
+				must(s.write.Exec(tt.sql))(t)
+				defer s.write.Exec(`DROP TRIGGER temp.no`) //nolint:errcheck // the next statement tells
+			}
+			if err := s.Admit(tt.ctx, tt.a); err == nil || tt.a.User.ID != "" || tt.a.Token.ID != "" || tt.a.Keys[0].ID != "" {
+				t.Errorf("%v: %+v", err, tt.a)
+			}
+			for table, want := range map[string]int{"users": 1, "ssh_keys": 1, "git_keys": 1, "tokens": 0, "audit": 0} {
+				if n := rowCount(t, s, `SELECT count(*) FROM `+table); n != want {
+					t.Errorf("%d rows in %s, want %d", n, table, want)
+				}
+			}
+		})
 	}
-	ok(t, s.CreateFirstUserWithToken(ctx, &u, git, &tok, hash))
-	got, of, err := s.TokenByHash(ctx, hash, time.Now())
+	a := admission("olga", 1, free)
+	a.Entry.Actor, a.Entry.ActorName = other.ID, "otto"
+	ok(t, s.Admit(ctx, a))
+	if keys := must(s.Keys(ctx, a.User.ID))(t); len(keys) != 1 || keys[0].ID != a.Keys[0].ID {
+		t.Errorf("keys %+v", keys)
+	}
+	got, of, err := s.TokenByHash(ctx, a.Hash, time.Now())
 	ok(t, err)
-	if got.ID != tok.ID || got.UserID != u.ID || of.ID != u.ID {
+	if got.ID != a.Token.ID || of.ID != a.User.ID {
 		t.Errorf("token %+v of %+v", got, of)
 	}
-	code(t, s.CreateFirstUserWithToken(ctx, &coordinator.User{Name: "eve"}, git, &coordinator.Token{}, [32]byte{2}), coordinator.CodeConflict)
-	if n := must(s.CountUsers(ctx))(t); n != 1 {
-		t.Errorf("%d users", n)
-	}
-	other := newStore(t) // a token that cannot be stored leaves no user either
-	_, err = other.write.ExecContext(ctx, `CREATE TRIGGER no_tokens BEFORE INSERT ON tokens BEGIN SELECT raise(ABORT, 'no'); END`)
-	ok(t, err)
-	if err := other.CreateFirstUserWithToken(ctx, &coordinator.User{Name: "olga"}, git, &coordinator.Token{}, hash); err == nil {
-		t.Error("made a user without a token")
-	}
-	if n := must(other.CountUsers(ctx))(t); n != 0 {
-		t.Errorf("%d users without a token", n)
+	if log := must(s.AuditEntries(ctx, coordinator.AuditFilter{}, 0, 0))(t); len(log) != 1 || log[0].ActorName != "otto" {
+		t.Errorf("written down: %+v", log)
 	}
 }
 

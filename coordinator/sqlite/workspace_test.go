@@ -347,7 +347,7 @@ func TestDeletedWorkspaceIsGone(t *testing.T) {
 		ok(t, x.OpenSession(ctx, coordinator.SessionRecord{ID: "s-" + x.ws.Name, WorkspaceID: x.ws.ID, UserID: x.user.ID, Via: agent.ViaDoor}))
 	}
 	tables := map[string]string{
-		"workspaces": "id", "builds": "workspace_id", "workspace_agents": "workspace_id", "states": "workspace_id", "tokens": "workspace_id", "sessions": "workspace_id",
+		"workspaces": "id", "builds": "workspace_id", "workspace_agents": "workspace_id", "states": "workspace_id", "tokens": "workspace_id",
 	}
 	w.run(t, coordinator.Delete, coordinator.Result{Status: coordinator.BuildFailed})
 	must(w.Workspace(ctx, w.ws.ID))(t) // a failed delete deletes nothing
@@ -376,8 +376,11 @@ func TestDeletedWorkspaceIsGone(t *testing.T) {
 	}
 	_, err := w.Build(ctx, b.ID)
 	code(t, err, coordinator.CodeNotFound)
-	// What comes late finds nothing and leaves nothing.
-	ok(t, w.CloseSession(ctx, coordinator.SessionRecord{ID: "s-dev"}))
+	// What comes late finds nothing and leaves nothing, but who was in stays known.
+	ok(t, w.CloseSession(ctx, coordinator.SessionRecord{ID: "s-dev", Ended: noon, BytesIn: 7}))
+	if n := rowCount(t, w.Store, `SELECT count(*) FROM sessions WHERE workspace_id = ? AND bytes_in = 7`, w.ws.ID); n != 1 {
+		t.Error("the session went with its workspace")
+	}
 	code(t, w.PutState(ctx, state(w, "A", 2, 1)), coordinator.CodeNotFound)
 	code(t, w.AppendLog(ctx, b.ID, []coordinator.LogLine{{Text: "late"}}), coordinator.CodeNotFound)
 	// The name is free again.
@@ -440,8 +443,8 @@ func TestPrune(t *testing.T) {
 			want        int
 		}{
 			{"sessions", `SELECT count(*) FROM sessions WHERE id = 'young' AND ended > 0 AND bytes_in = 5 AND bytes_out = 7`, 1},
-			{"sessions that were cut", fmt.Sprintf(`SELECT count(*) FROM sessions WHERE id = 'cut' AND ended = %d`, ms(noon.Add(time.Minute))), 1},
-			{"sessions of before", fmt.Sprintf(`SELECT count(*) FROM sessions WHERE id = 'young' AND ended = %d`, ms(noon)), 1},
+			{"sessions that were cut", fmt.Sprintf(`SELECT count(*) FROM sessions WHERE id = 'cut' AND lost = 1 AND ended = %d`, ms(noon.Add(time.Minute))), 1},
+			{"sessions of before", fmt.Sprintf(`SELECT count(*) FROM sessions WHERE id = 'young' AND lost = 0 AND ended = %d`, ms(noon)), 1},
 			{"old sessions", `SELECT count(*) FROM sessions WHERE id = 'old'`, 0},
 			{"audit", `SELECT count(*) FROM audit WHERE target = 'young'`, 1},
 			{"old audit", `SELECT count(*) FROM audit WHERE target = 'old'`, 0},
