@@ -9,6 +9,7 @@ type Message struct {
 
 	Step *StepReport `json:"step,omitempty"` // TypeStep
 	Log  *LogReport  `json:"log,omitempty"`  // TypeLog
+	IDEs []IDEServer `json:"ides,omitempty"` // TypeIDEs: all there are
 	Text string      `json:"text,omitempty"` // TypeGoodbye, TypeStopNotice: why
 }
 
@@ -18,6 +19,7 @@ const (
 	TypeHeartbeat = "heartbeat"
 	TypeStep      = "step"    // a startup step began or ended
 	TypeLog       = "log"     // lines of a step's log
+	TypeIDEs      = "ides"    // which servers of IDEs no session holds, whenever that changed
 	TypeReady     = "ready"   // every startup step has ended; their outcomes were reported before
 	TypeGoodbye   = "goodbye" // the agent ends in order
 
@@ -61,4 +63,16 @@ type LogReport struct {
 	Seq  int       `json:"seq"`
 	Time time.Time `json:"time"`
 	Text string    `json:"text"` // at most MaxLogText bytes, without a trailing newline, valid UTF-8
+}
+
+// MaxIDEServers is how many servers of IDEs are told of.
+const MaxIDEServers = 32
+
+// An IDEServer is a process that an IDE left in the workspace and that no session holds.
+type IDEServer struct {
+	PID     int       `json:"pid"`
+	Product string    `json:"product"` // "VS Code"
+	Command string    `json:"command"` // the program's name
+	Started time.Time `json:"started"`
+	Memory  int64     `json:"memory"` // resident bytes, of its descendants as well
 }

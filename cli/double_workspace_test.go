@@ -216,6 +216,9 @@ func (d *double) started(m *machine, w *rest.Workspace) {
 	up := time.Since(m.ended) > 50*time.Millisecond
 	w.Agents = []rest.Agent{{Name: "main", Resource: "berth_process.dev", Connected: up, Version: "v9", Ready: up, Steps: []agent.StepReport{{Name: "configure", Outcome: "ok", Started: m.ended, Duration: time.Second}}}}
 	w.Status = coordinator.StatusRunning
+	if up {
+		w.Agents[0].IDEs = []agent.IDEServer{{PID: 4711, Product: "VS Code", Command: "node server-main.js", Started: time.Now().Add(-50 * time.Hour), Memory: 300 << 20}}
+	}
 	switch {
 	case !up:
 		w.Status, w.Reason = coordinator.StatusStarting, "waiting for agent main to connect"

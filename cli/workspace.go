@@ -146,6 +146,22 @@ func (a *app) showWorkspace(w rest.Workspace) {
 			}
 			a.printf("  %s\n", oneLine(line))
 		}
+		a.showIDEs(w, g)
+	}
+}
+
+// showIDEs lists what IDEs left behind: they find it again, or it takes memory until somebody ends it.
+func (a *app) showIDEs(w rest.Workspace, g rest.Agent) {
+	if len(g.IDEs) == 0 {
+		return
+	}
+	name := w.Name
+	if len(w.Agents) > 1 {
+		name += "." + g.Name
+	}
+	a.printf("  servers of IDEs that no session holds (to end one: berth ssh %s -- kill PID)\n", name)
+	for _, i := range g.IDEs {
+		a.printf("    %d  %s\n", i.PID, oneLine(fmt.Sprintf("%s (%s), started %s, %d MiB", i.Product, i.Command, a.ago(i.Started), i.Memory>>20)))
 	}
 }
 

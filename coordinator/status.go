@@ -34,8 +34,9 @@ type Health struct {
 
 // A Presence says which agents have a live link. Up since tells how long the coordinator has been listening.
 type Presence struct {
-	Connected map[string]bool   // by agent id
-	Versions  map[string]string // of those, as they say themselves; by agent id
+	Connected map[string]bool              // by agent id
+	Versions  map[string]string            // of those, as they say themselves; by agent id
+	IDEs      map[string][]agent.IDEServer // what IDEs left behind, as those say; by agent id
 	UpSince   time.Time
 }
 

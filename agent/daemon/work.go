@@ -39,6 +39,7 @@ type worker struct {
 	socket  string
 	started chan struct{} // closed once ssh and user are set
 	quiet   quiet
+	outbox  *link.Outbox
 	ssh     *sshd.Server
 	user    *shell.User
 }
@@ -67,6 +68,7 @@ func work(ctx context.Context, s settings, log *slog.Logger) int {
 	w := &worker{log: log, started: make(chan struct{}), keys: keyring.New(log)}
 	agentSocket := w.listenKeys(dir)
 	outbox := link.NewOutbox()
+	w.outbox = outbox
 	w.runner = startup.New(startup.Config{
 		Dir: dir, CoderDir: s.coderDir, Socket: w.socket, Base: os.Environ(),
 		Host: os.Getenv("BERTH_PROCESS_ID") != "" && os.Geteuid() == 0, // in a sandbox it would not be root
@@ -100,6 +102,7 @@ func (w *worker) run(ctx context.Context, keys *net.UnixListener, c link.Config)
 		}
 	})
 	parts.Go(func() { w.quiet.trim(ctx) })
+	parts.Go(func() { w.watchIDEs(ctx) })
 	linked := make(chan error, 1)
 	parts.Go(func() { linked <- link.Run(ctx, c) })
 

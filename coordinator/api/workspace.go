@@ -116,7 +116,7 @@ func (v *view) workspace(ctx context.Context, ws coordinator.Workspace, b *coord
 	for _, a := range agents {
 		w.Agents = append(w.Agents, rest.Agent{
 			Name: a.Name, Resource: a.Resource, Connected: presence.Connected[a.ID], Version: presence.Versions[a.ID],
-			Ready: a.Ready, Steps: a.Steps,
+			Ready: a.Ready, Steps: a.Steps, IDEs: presence.IDEs[a.ID],
 		})
 	}
 	if b != nil {

@@ -135,12 +135,15 @@ func New(c Config) *Hub {
 
 // Presence says which agents of a workspace are connected.
 func (h *Hub) Presence(ws coordinator.WorkspaceID) coordinator.Presence {
-	p := coordinator.Presence{Connected: make(map[string]bool), Versions: make(map[string]string), UpSince: h.boot}
+	p := coordinator.Presence{
+		Connected: make(map[string]bool), Versions: make(map[string]string), IDEs: make(map[string][]agent.IDEServer), UpSince: h.boot,
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for id, s := range h.seats[ws] {
 		if n := len(s.links); n > 0 {
-			p.Connected[id], p.Versions[id] = true, s.links[n-1].version
+			newest := s.links[n-1]
+			p.Connected[id], p.Versions[id], p.IDEs[id] = true, newest.version, newest.ides
 		}
 	}
 	return p

@@ -38,7 +38,8 @@ type link struct {
 	session  *yamux.Session
 	reporter *reporter // set by Hub.enter
 	deadman  *time.Timer
-	heard    atomic.Int64 // when it came or sent its last message, in Unix nanoseconds
+	heard    atomic.Int64      // when it came or sent its last message, in Unix nanoseconds
+	ides     []agent.IDEServer // as the agent says; guarded by hub.mu
 	pings    chan struct{}
 	log      *slog.Logger
 
@@ -291,6 +292,8 @@ func (l *link) take(m agent.Message) {
 		l.reporter.step(*m.Step)
 	case m.Type == agent.TypeLog && m.Log != nil:
 		l.reporter.line(*m.Log)
+	case m.Type == agent.TypeIDEs:
+		l.hub.takeIDEs(l, m.IDEs)
 	case m.Type == agent.TypeReady:
 		l.reporter.ready()
 	case m.Type == agent.TypeGoodbye:

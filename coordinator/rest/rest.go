@@ -212,6 +212,7 @@ type Agent struct {
 	Version   string             `json:"version,omitempty"` // as the agent says, while it is connected
 	Ready     bool               `json:"ready"`
 	Steps     []agent.StepReport `json:"steps,omitempty"`
+	IDEs      []agent.IDEServer  `json:"ides,omitempty" doc:"servers of IDEs that no session holds"`
 }
 
 // StartWorkspace starts, restarts or updates a workspace.

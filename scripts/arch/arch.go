@@ -19,8 +19,9 @@ var rows = []row{
 	{"agent/startup", []string{"agent", "agent/shell"}},
 	{"agent/sftp", nil},
 	{"agent/sshd", []string{"agent", "agent/shell", "agent/keyring", "agent/sftp"}},
+	{"agent/ide", []string{"agent"}},
 	{"agent/link", []string{"agent"}},
-	{"agent/daemon", []string{"agent", "agent/shell", "agent/keyring", "agent/startup", "agent/sshd", "agent/link"}},
+	{"agent/daemon", []string{"agent", "agent/shell", "agent/keyring", "agent/startup", "agent/sshd", "agent/ide", "agent/link"}},
 
 	{"cli/client", []string{"agent", "coordinator", "coordinator/rest"}},
 	{"cli/sshconfig", nil},
