@@ -382,7 +382,10 @@ check_zed_flow() { # timeout=120   a ControlMaster with -N, then sftp, scp -C, s
 }
 
 # --- the runner --------------------------------------------------------------------------------------------------
-all() { sed -n 's/^check_\([A-Za-z0-9_]*\)().*/\1/p' "$self"; }
+# shellcheck source=scripts/conformance/clients.sh
+. "$here/clients.sh"
+sources=("$self" "$here/clients.sh")
+all() { sed -n 's/^check_\([A-Za-z0-9_]*\)().*/\1/p' "${sources[@]}"; }
 case ${1:-} in
 -l) all; exit ;;
 --one) D=$W/$2.d; mkdir -p "$D"; trap 'kill $(jobs -p) 2>/dev/null' EXIT; "check_$2"; exit ;;
@@ -409,7 +412,7 @@ if [ "$C_KEY" ]; then # a copy in the older format, which JSch, libssh2 and drop
 fi
 # What ssh makes of a ProxyJump, spelled out.
 if jump=$(get proxyjump) && [ "$jump" ] && [ "$jump" != none ]; then
-	jump=${jump//%n/$HOST}; [[ $jump =~ ^(.*):([0-9]+)$ ]] && jump="-p ${BASH_REMATCH[2]} ${BASH_REMATCH[1]}"
+	jump=${jump//%n/$HOST}; jump=${jump//[\[\]]/}; [[ $jump =~ ^(.*):([0-9]+)$ ]] && jump="-p ${BASH_REMATCH[2]} ${BASH_REMATCH[1]}"
 	C_PROXIED="$W/bin/ssh -W [%h]:%p $jump"
 fi
 cleanup() { [ "${BRIDGE:-}" ] && kill "$BRIDGE" 2>/dev/null; [ "${KEEP:-}" ] && echo "kept $W" >&2 || rm -rf "$W"; }
@@ -423,7 +426,7 @@ fi
 export C_HOST C_PORT C_USER C_KEY C_PEM C_PROXIED
 run() {
 	local n=$1 t r why start=$EPOCHREALTIME
-	t=$(sed -n "s/^check_$n() {.*# timeout=\([0-9]*\).*/\1/p" "$self")
+	t=$(sed -n "s/^check_$n() {.*# timeout=\([0-9]*\).*/\1/p" "${sources[@]}")
 	t=$((${t:-60} * ${SLOW:-1}))
 	timeout -k 5 "$t" bash "$self" --one "$n" >"$W/$n.log" 2>&1 </dev/null & local pid=$!
 	wait $pid; r=$?
