@@ -82,6 +82,7 @@ type bed struct {
 }
 
 type bedLink struct {
+	ides    chan []agent.IDEServer
 	mux     *yamux.Session
 	goodbye chan struct{}
 	ready   chan struct{}
@@ -172,7 +173,7 @@ func (b *bed) link(conn net.Conn, r *bufio.Reader) {
 		return
 	}
 	defer mux.Close()
-	l := &bedLink{mux: mux, goodbye: make(chan struct{}), ready: make(chan struct{})}
+	l := &bedLink{mux: mux, goodbye: make(chan struct{}), ready: make(chan struct{}), ides: make(chan []agent.IDEServer, 64)}
 	for {
 		st, err := mux.AcceptStream()
 		if err != nil {
@@ -210,6 +211,8 @@ func (l *bedLink) read(st net.Conn) {
 			close(l.goodbye)
 		case agent.TypeReady:
 			close(l.ready)
+		case agent.TypeIDEs:
+			l.ides <- m.IDEs
 		}
 	}
 }
