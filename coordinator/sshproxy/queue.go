@@ -9,6 +9,10 @@ import (
 // An item is a request, or the end of data where request is nil.
 type item struct{ request *ssh.Request }
 
+func (it item) resizes() bool {
+	return it.request != nil && it.request.Type == "window-change" && !it.request.WantReply
+}
+
 // A queue lets one direction's requests be taken from the library at once, whatever the other side does: the
 // library's own queues hold 16, and a full one stops the whole connection.
 type queue struct {
@@ -26,10 +30,14 @@ func newQueue() *queue {
 	return q
 }
 
-// put appends; it fails for a request when the queue is full.
+// put appends; it fails for a request when the queue is full. Of several sizes of a window only the last matters.
 func (q *queue) put(it item) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	if last := len(q.items) - 1; last >= 0 && it.resizes() && q.items[last].resizes() {
+		q.items[last] = it
+		return true
+	}
 	if it.request != nil && len(q.items) >= maxQueue {
 		return false
 	}

@@ -23,7 +23,7 @@ const (
 	// lossDelay is how long a lost connection may take to be seen after its channels have ended.
 	lossDelay = 500 * time.Millisecond
 	// maxChannels is how many channels each side may hold open through the other.
-	maxChannels = 1000
+	maxChannels = 500
 	// maxQueue is how many requests may wait for their turn in one direction of a connection or channel. A side that
 	// sends more without waiting for replies ends the connection.
 	maxQueue = 1024
@@ -40,8 +40,15 @@ type Side struct {
 var ErrFlood = errors.New("join ssh connections: too many unanswered requests")
 
 // bound are global requests that are about one connection and would be wrong on another: host keys, proved over the
-// session's id.
-var bound = map[string]bool{"hostkeys-00@openssh.com": true, "hostkeys-prove-00@openssh.com": true}
+// session's id, and the promise of OpenSSH's client that it will open no more sessions, which ends the connection
+// where it overtakes the session that came before.
+var bound = map[string]bool{
+	"hostkeys-00@openssh.com": true, "hostkeys-prove-00@openssh.com": true, "no-more-sessions@openssh.com": true,
+}
+
+// forwards are the client's requests after whose replies channels come back: not before, for the reply may tell the
+// port that they name.
+var forwards = map[string]bool{"tcpip-forward": true, "streamlocal-forward@openssh.com": true}
 
 // A join is two sides that are being joined.
 type join struct {
@@ -54,6 +61,8 @@ type join struct {
 	once   sync.Once
 	ending error // valid once lost is closed
 
+	forwarding chan struct{} // of capacity one: holds a token while one of forwards waits for its reply
+
 	mu   sync.Mutex
 	open int           // guarded by mu: channels that are joined or being opened
 	idle chan struct{} // guarded by mu: closed when none is; nil while nobody waits for that
@@ -62,7 +71,7 @@ type join struct {
 // Join joins client, whom we serve, to server, whose client we are, until one of them ends or ctx does. Then it
 // delivers what is on its way, closes both, and returns why it ended: nil where the client went.
 func Join(ctx context.Context, client, server Side) error {
-	j := &join{lost: make(chan struct{}), clientGone: make(chan struct{})}
+	j := &join{lost: make(chan struct{}), clientGone: make(chan struct{}), forwarding: make(chan struct{}, 1)}
 	stop := context.AfterFunc(ctx, func() { j.end(context.Cause(ctx)) })
 	defer stop()
 	j.work.Go(func() {
@@ -160,11 +169,32 @@ func (j *join) global(in <-chan *ssh.Request, out ssh.Conn) {
 			_ = it.request.Reply(false, nil)
 			continue
 		}
-		ok, payload, err := out.SendRequest(it.request.Type, it.request.WantReply, it.request.Payload)
-		if err != nil {
-			ok, payload = false, nil // that side is ending; Join sees it
+		j.pass(it.request, out)
+	}
+}
+
+// pass passes a global request on and its reply back.
+func (j *join) pass(req *ssh.Request, out ssh.Conn) {
+	if forwards[req.Type] {
+		select {
+		case j.forwarding <- struct{}{}:
+			defer func() { <-j.forwarding }()
+		case <-j.lost:
 		}
-		_ = it.request.Reply(ok, payload)
+	}
+	ok, payload, err := out.SendRequest(req.Type, req.WantReply, req.Payload)
+	if err != nil {
+		ok, payload = false, nil // that side is ending; Join sees it
+	}
+	_ = req.Reply(ok, payload)
+}
+
+// awaitForward returns once no reply to one of forwards is on its way.
+func (j *join) awaitForward() {
+	select {
+	case j.forwarding <- struct{}{}:
+		<-j.forwarding
+	case <-j.lost:
 	}
 }
 
@@ -172,6 +202,9 @@ func (j *join) global(in <-chan *ssh.Request, out ssh.Conn) {
 func (j *join) channels(in <-chan ssh.NewChannel, out ssh.Conn, toClient bool) {
 	room := make(chan struct{}, maxChannels)
 	for nc := range in {
+		if toClient {
+			j.awaitForward()
+		}
 		select {
 		case room <- struct{}{}:
 		default:
@@ -209,7 +242,11 @@ func (j *join) channel(nc ssh.NewChannel, out ssh.Conn, toClient bool) {
 		a, b = b, a // a is the client's
 	}
 	up, down := j.newFlow(a, b), j.newFlow(b, a)
-	down.toClient, down.note = true, nc.ChannelType() == "session"
+	up.back, down.back, down.toClient = down, up, true
+	if nc.ChannelType() == "session" && !toClient {
+		up.started, down.note = newGate(), true
+		down.started = up.started
+	}
 	var both sync.WaitGroup
 	both.Go(up.run)
 	both.Go(down.run)

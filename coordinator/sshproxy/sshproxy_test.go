@@ -147,7 +147,27 @@ func (r *rig) open(from, to Side, kind string, extra []byte) (near, far end) {
 	if o.err != nil {
 		r.t.Fatal(o.err)
 	}
+	if kind == "session" {
+		r.start(o.e, far)
+	}
 	return o.e, far
+}
+
+// start starts a session's command.
+func (r *rig) start(near, far end) {
+	r.t.Helper()
+	done := make(chan error, 1)
+	go func() {
+		ok, err := near.SendRequest("shell", true, nil)
+		if err == nil && !ok {
+			err = errors.New("refused")
+		}
+		done <- err
+	}()
+	_ = (<-far.requests).Reply(true, nil)
+	if err := <-done; err != nil {
+		r.t.Fatal("start:", err)
+	}
 }
 
 func TestDataAndHalfClose(t *testing.T) {
@@ -469,7 +489,7 @@ func TestFlood(t *testing.T) {
 	go ssh.DiscardRequests(near.requests)
 	go func() { _, _ = near.SendRequest("never answered", true, nil) }()
 	for range 100 * maxQueue {
-		if _, err := near.SendRequest("window-change", false, nil); err != nil {
+		if _, err := near.SendRequest("signal", false, nil); err != nil {
 			break
 		}
 	}

@@ -1,0 +1,253 @@
+package sshproxy
+
+import (
+	"errors"
+	"io"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// A command that ends at once: its client is told that it was started before anything else, and always told.
+func TestReplyComesFirst(t *testing.T) {
+	r := newRig(t)
+	go func() {
+		for nc := range r.server.Channels {
+			ch, reqs, err := nc.Accept()
+			if err != nil {
+				return
+			}
+			req := <-reqs
+			_ = req.Reply(true, nil)
+			_, _ = ch.Write([]byte("out"))
+			_, _ = ch.SendRequest("exit-status", false, ssh.Marshal(struct{ C uint32 }{0}))
+			_ = ch.CloseWrite()
+			_ = ch.Close()
+			go ssh.DiscardRequests(reqs)
+		}
+	}()
+	for i := range 300 {
+		ch, reqs, err := r.client.Conn.OpenChannel("session", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		early := make(chan string, 1)
+		go func() {
+			req, open := <-reqs
+			early <- req.Type
+			if open {
+				ssh.DiscardRequests(reqs)
+			}
+		}()
+		if ok, err := ch.SendRequest("exec", true, nil); !ok || err != nil {
+			t.Fatalf("run %d: the reply was lost: %v, %v", i, ok, err)
+		}
+		if b, err := io.ReadAll(ch); string(b) != "out" || err != nil {
+			t.Fatalf("run %d: %q, %v", i, b, err)
+		}
+		if got := <-early; got != "exit-status" {
+			t.Fatalf("run %d: %s", i, got)
+		}
+		ch.Close()
+	}
+}
+
+// What a client types before its command was started reaches the workspace after the request that starts it.
+func TestInputComesAfterTheStart(t *testing.T) {
+	r := newRig(t)
+	done := make(chan error, 1)
+	ready := make(chan end, 1)
+	go func() {
+		ch, reqs, err := r.client.Conn.OpenChannel("session", nil)
+		if err != nil {
+			done <- err
+			return
+		}
+		go ssh.DiscardRequests(reqs)
+		_, err = ch.Write([]byte("typed ahead"))
+		_ = ch.CloseWrite()
+		ready <- end{Channel: ch}
+		done <- err
+	}()
+	_, far := r.accept(r.server)
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	read := make(chan string, 1)
+	go func() {
+		b, _ := io.ReadAll(far)
+		read <- string(b)
+	}()
+	brief := time.NewTimer(100 * time.Millisecond)
+	defer brief.Stop()
+	select {
+	case b := <-read:
+		t.Fatalf("%q came before the start", b)
+	case <-brief.C:
+	}
+	go func() { _, _ = (<-ready).SendRequest("exec", true, nil) }()
+	req := <-far.requests
+	_ = req.Reply(true, nil)
+	if b := <-read; req.Type != "exec" || b != "typed ahead" {
+		t.Errorf("%s, then %q", req.Type, b)
+	}
+}
+
+// A forward's first connection may come at once: the client is told the port before.
+func TestForwardComesAfterItsReply(t *testing.T) {
+	r := newRig(t)
+	go func() {
+		for req := range r.server.Requests {
+			_ = req.Reply(true, ssh.Marshal(struct{ Port uint32 }{4711}))
+			ch, reqs, err := r.server.Conn.OpenChannel("forwarded-tcpip", nil)
+			if err != nil {
+				continue
+			}
+			go ssh.DiscardRequests(reqs)
+			ch.Close()
+		}
+	}()
+	for i := range 200 {
+		came := make(chan struct{})
+		replied := make(chan struct{})
+		go func() {
+			defer close(came)
+			nc := <-r.client.Channels
+			select {
+			case <-replied:
+			case <-time.After(100 * time.Millisecond): // the reply is read by another goroutine, which may be late
+				t.Errorf("run %d: the channel came before the reply", i)
+			}
+			_ = nc.Reject(ssh.Prohibited, "")
+		}()
+		ok, b, err := r.client.Conn.SendRequest("tcpip-forward", true, nil)
+		close(replied)
+		if !ok || len(b) != 4 || err != nil {
+			t.Fatal(ok, b, err)
+		}
+		<-came
+	}
+}
+
+// A terminal that is resized while its workspace is away is not cut for it.
+func TestResizesAreJoined(t *testing.T) {
+	r := newRig(t)
+	near, far := r.open(r.client, r.server, "session", nil)
+	go ssh.DiscardRequests(near.requests)
+	go func() { _, _ = near.SendRequest("slow", true, nil) }()
+	slow := <-far.requests
+	for i := range uint32(5 * maxQueue) {
+		if _, err := near.SendRequest("window-change", false, ssh.Marshal(struct{ N uint32 }{i})); err != nil {
+			t.Fatal(err)
+		}
+	}
+	go func() { _, _ = near.SendRequest("last", true, nil) }()
+	eventually(t, func() bool { // the requests are in
+		ok, _, err := r.ping()
+		return ok && err == nil
+	})
+	_ = slow.Reply(true, nil)
+	var size uint32
+	for req := range far.requests {
+		if req.Type == "last" {
+			_ = req.Reply(true, nil)
+			break
+		}
+		size = uint32(req.Payload[0])<<24 | uint32(req.Payload[1])<<16 | uint32(req.Payload[2])<<8 | uint32(req.Payload[3])
+	}
+	if size != 5*maxQueue-1 {
+		t.Errorf("the last size that arrived is %d", size)
+	}
+	select {
+	case err := <-r.result:
+		r.result <- err
+		t.Errorf("Join returned %v", err)
+	default:
+	}
+}
+
+// ping goes through the join once.
+func (r *rig) ping() (bool, []byte, error) {
+	go func() { _ = (<-r.server.Requests).Reply(true, nil) }()
+	return r.client.Conn.SendRequest("ping", true, nil)
+}
+
+func eventually(t *testing.T, ok func() bool) {
+	t.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); <-tick.C {
+		if ok() {
+			return
+		}
+	}
+	t.Fatal("not within 10 s")
+}
+
+// Nobody learns from the other side that its client opens no more sessions: that would overtake the last one.
+func TestPromisesStayOutside(t *testing.T) {
+	r := newRig(t)
+	go func() {
+		for req := range r.server.Requests {
+			_ = req.Reply(true, []byte(req.Type))
+		}
+	}()
+	if _, _, err := r.client.Conn.SendRequest("no-more-sessions@openssh.com", false, nil); err != nil {
+		t.Fatal(err)
+	}
+	if ok, b, err := r.client.Conn.SendRequest("next", true, nil); !ok || string(b) != "next" || err != nil {
+		t.Errorf("%v, %q, %v", ok, b, err)
+	}
+}
+
+// More channels than anybody needs are refused with a reason, and the others do not notice.
+func TestChannelsAreCapped(t *testing.T) {
+	r := newRig(t)
+	go func() {
+		for nc := range r.server.Channels {
+			ch, reqs, err := nc.Accept()
+			if err != nil {
+				continue
+			}
+			go ssh.DiscardRequests(reqs)
+			go func() {
+				_, _ = io.Copy(ch, ch)
+				ch.Close()
+			}()
+		}
+	}()
+	var open []ssh.Channel
+	for i := range maxChannels + 50 {
+		ch, reqs, err := r.client.Conn.OpenChannel("direct-tcpip", nil)
+		var refused *ssh.OpenChannelError
+		switch {
+		case i < maxChannels && err != nil:
+			t.Fatal(i, err)
+		case i >= maxChannels && (!errors.As(err, &refused) || refused.Reason != ssh.ResourceShortage):
+			t.Fatal(i, err)
+		}
+		if err == nil {
+			go ssh.DiscardRequests(reqs)
+			open = append(open, ch)
+		}
+	}
+	if _, err := open[0].Write([]byte("x")); err != nil {
+		t.Error(err)
+	}
+	if _, err := io.ReadFull(open[0], make([]byte, 1)); err != nil {
+		t.Error(err)
+	}
+	for _, ch := range open {
+		ch.Close()
+	}
+	eventually(t, func() bool {
+		ch, reqs, err := r.client.Conn.OpenChannel("direct-tcpip", nil)
+		if err != nil {
+			return false
+		}
+		go ssh.DiscardRequests(reqs)
+		ch.Close()
+		return true
+	})
+}
