@@ -143,7 +143,7 @@ func (a *app) addCommands(root *cobra.Command) {
 		}},
 		{groupReach, []*cobra.Command{a.sshCommand(), a.connectCommand(), a.sshConfigCommand(), a.openCommand(), a.portForwardCommand(), a.pingCommand(), a.speedtestCommand(), a.doctorCommand()}},
 		{groupTemplates, []*cobra.Command{a.templateCommand()}},
-		{groupAdmin, []*cobra.Command{a.usersCommand()}},
+		{groupAdmin, []*cobra.Command{a.usersCommand(), a.sessionsCommand(), a.auditCommand()}},
 		{groupShell, []*cobra.Command{a.versionCommand(), a.readyCommand(), a.docsCommand()}},
 	} {
 		for _, c := range g.commands {

@@ -151,6 +151,7 @@ func (d *double) routes() http.Handler {
 	d.accountRoutes(handle)
 	d.templateRoutes(handle)
 	d.workspaceRoutes(handle)
+	recordRoutes(handle)
 	return m
 }
 

@@ -80,12 +80,20 @@ func (a *app) login(ctx context.Context, l login, args []string) error {
 	if err != nil {
 		return err
 	}
+	before, err := a.storedLogin()
+	if err != nil {
+		before = server{} // what cannot be read cannot be taken back
+	}
 	if strings.HasPrefix(string(token), coordinator.SetupTokenPrefix) {
 		if token, err = a.setUp(ctx, anonymous, l, token); err != nil {
 			return err
 		}
+		// Kept before its first use: until then the setup token can be exchanged once more, from then on it cannot.
+		if err := a.writeSetting(tokenFile, string(token)+"\n", 0o600); err != nil {
+			return err
+		}
 	}
-	return a.signIn(ctx, s, facts, token)
+	return a.signIn(ctx, server{settings: s, token: token}, facts, before)
 }
 
 // loginToken is the token from the flag, the terminal or stdin.
@@ -153,8 +161,9 @@ func (a *app) setUp(ctx context.Context, c *client.Client, l login, token coordi
 	return coordinator.Secret(made.Token), nil
 }
 
-// signIn checks the token, stores it, makes the device key, and takes back the token that was stored before.
-func (a *app) signIn(ctx context.Context, s settings, facts rest.Server, token coordinator.Secret) error {
+// signIn checks the token, stores it, makes the device key, and takes back the token of the login before.
+func (a *app) signIn(ctx context.Context, now server, facts rest.Server, before server) error {
+	s, token := now.settings, now.token
 	c, err := a.open(s.URL, token, s.InsecureHTTP)
 	if err != nil {
 		return err
@@ -167,9 +176,8 @@ func (a *app) signIn(ctx context.Context, s settings, facts rest.Server, token c
 		return coordinator.Errorf(coordinator.CodeDenied, "this is the token of the workspace %s, which signs nobody in", me.Workspace).
 			WithHint("berth tokens create makes an API token")
 	}
-	was, wasErr := a.storedLogin()
 	s.User, s.Suffix = me.Name, facts.Suffix
-	// The token is stored before anything else: a setup token works once, and this is what it was exchanged for.
+	// The token is stored before anything else that may fail.
 	if err := a.writeSetting(tokenFile, string(token)+"\n", 0o600); err != nil {
 		return err
 	}
@@ -182,8 +190,8 @@ func (a *app) signIn(ctx context.Context, s settings, facts rest.Server, token c
 	if err := a.replaceDeviceKey(ctx, c, me.ID); err != nil {
 		return err
 	}
-	if wasErr == nil && was.token != "" && was.token != token {
-		a.revokeOld(ctx, was)
+	if before.token != "" && before.token != token {
+		a.revokeOld(ctx, before)
 	}
 	a.printf("You are %s at %s.\n", oneLine(me.Name), oneLine(s.URL))
 	if !a.sshConfigured() {
