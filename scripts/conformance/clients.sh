@@ -1,4 +1,4 @@
-# shellcheck shell=bash disable=SC2154,SC2164,SC2015
+# shellcheck shell=bash disable=SC2154,SC2164,SC2015,SC2016,SC2029,SC2128,SC2178
 # Further checks of conformance.sh, which reads this file: other clients, and what IDEs do, command by command.
 # The IDEs' own servers are stood in for by helpers/peer.py; what differs from the product is said at each flow.
 
@@ -17,7 +17,7 @@ check_dropbear() { # -y takes an unknown host key, and refuses one that has chan
 	local a=(dbclient -y -i "$D/key" -p "$C_PORT") p
 	eq "$(printf in | "${a[@]}" "$C_USER@$C_HOST" 'cat; echo err >&2; exit 7' 2>"$D/err"; echo $?)" in7 exec
 	grep -q '^err' "$D/err" || fail "no stderr: $(tail -1 "$D/err")"
-	eq "$(script -qec "dbclient -y -t -i $D/key -p $C_PORT $C_USER@$C_HOST 'tty >/dev/null && echo tty'" /dev/null </dev/null 2>/dev/null | tr -d '\r\0' | tail -1 | grep -o tty)" tty terminal
+	eq "$(script -qec "dbclient -y -t -i $D/key -p $C_PORT $C_USER@$C_HOST 'tty >/dev/null && echo tty'" /dev/null </dev/null 2>/dev/null | tr -d '\r\0' | grep -ox tty)" tty terminal
 	serve digest-server tcp:127.0.0.1:0; p=$(free_port); "${a[@]}" -N -L "$p:127.0.0.1:$REPLY" "$C_USER@$C_HOST" 2>/dev/null &
 	retry 10 tcp_open "$p" || fail "no listener"; peer digest-client "tcp:127.0.0.1:$p"
 }
@@ -152,7 +152,7 @@ screen_through() {
 	shot 'READY$'
 	$t send-keys -l "cd $D; TMUX= tmux -L in-$n-$$ -f $D/inner.conf new-session 'exec bash --noprofile --rcfile $D/rc2 -i'"; $t send-keys Enter
 	shot 'in:'
-	$t send-keys -l "${VIM:-vi} -u NONE -N '+set ruler nu' text"; $t send-keys Enter; shot '1,1'
+	$t send-keys -l "${VIM:-vi} -u NONE -N '+set ruler nu shortmess+=F' text"; $t send-keys Enter; shot '1,1'
 	$t send-keys -l 20Gzz; shot '20,'; $t resize-window -x 120 -y 40; shot '20,'; $t send-keys -l 'ohéllo wörld'; $t send-keys Escape; shot 'wörld'
 	$t send-keys C-b '"'; shot 'in:'; $t resize-window -x 100 -y 31; shot 'in:'
 	$t send-keys -l "less text"; $t send-keys Enter; shot 'line 1'; $t send-keys -l '/line 77'; $t send-keys Enter; shot 'line 77'
