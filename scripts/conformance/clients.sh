@@ -164,7 +164,7 @@ screen_through() {
 	screens=$i
 }
 check_screen() { # timeout=240   the same as through sshd, which BASELINE, an ssh_config, reaches as dev
-	need tmux less htop; [ "${BASELINE:-}" ] || skip "needs an sshd to compare with"; command -v vim.tiny >/dev/null && VIM=vim.tiny || VIM=vim; need "$VIM"; export LC_ALL=C.UTF-8 LESS= IDLE VIM
+	need tmux less htop; [ "${BASELINE:-}" ] || skip "needs an sshd to compare with"; command -v vim.tiny >/dev/null && VIM=vim.tiny || VIM=vim; need "$VIM"; export LC_ALL=C.UTF-8 LESS='' IDLE VIM
 	local i; seq 200 | sed 's/.*/line & of the text, and a few more words to wrap where the window is narrow: lorem ipsum dolor/' >"$D/text"
 	printf 'set -g status off\nset -g remain-on-exit on\nset -g default-terminal screen-256color\nset -g escape-time 0\n' >"$D/outer.conf"
 	printf 'set -g status-right ""\nset -g status-left "[in]"\nset -g automatic-rename off\nset -g escape-time 0\nset -g default-command "exec bash --noprofile --rcfile %s -i"\n' "$D/rc2" >"$D/inner.conf"
