@@ -21,16 +21,13 @@ func TestNobodyLogsIn(t *testing.T) {
 		{"after the version", "SSH-2.0-OpenSSH_9.9\r\n"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			w := serve(t)
-			w.server.grace = 50 * time.Millisecond
+			w := serve(t, func(c *Config, _ *workspace) { c.grace = 50 * time.Millisecond })
 			near, far := net.Pipe()
 			defer near.Close()
 			served := make(chan error, 1)
 			go func() { served <- w.server.ServeConn(far, *w.header.Load()) }()
 			go func() { _, _ = io.Copy(io.Discard, near) }()
-			if _, err := io.WriteString(near, tt.says); err != nil {
-				t.Fatal(err)
-			}
+			_, _ = io.WriteString(near, tt.says) // it may be cut by then
 			if err := <-served; err == nil || !strings.Contains(err.Error(), "nobody logged in within 50ms") {
 				t.Errorf("ended with %v", err)
 			}
@@ -40,8 +37,7 @@ func TestNobodyLogsIn(t *testing.T) {
 
 // The grace ends when the key is verified: a session that takes longer lives on.
 func TestGraceEndsWithTheLogin(t *testing.T) {
-	w := serve(t)
-	w.server.grace = 5 * time.Second
+	w := serve(t, func(c *Config, _ *workspace) { c.grace = 5 * time.Second })
 	c := w.client()
 	s, err := c.NewSession()
 	if err != nil {
@@ -101,7 +97,8 @@ func TestTenThousandChannels(t *testing.T) {
 
 // A client that opens channels and reads no answer is cut before the answers pile up.
 func TestFloodOfChannels(t *testing.T) {
-	w := serve(t)
+	const most = 10
+	w := serve(t, func(c *Config, _ *workspace) { c.channels = most })
 	near, far := tightPair(t)
 	defer near.Close()
 	served := make(chan error, 1)
@@ -122,7 +119,7 @@ func TestFloodOfChannels(t *testing.T) {
 	deaf.stop()
 	before := runtime.NumGoroutine()
 	var opens sync.WaitGroup
-	for range maxChannels + maxRefusals + 500 {
+	for range most + maxRefusals + 500 {
 		opens.Go(func() { _, _, _ = sc.OpenChannel("session", nil) })
 	}
 	select {
@@ -130,7 +127,7 @@ func TestFloodOfChannels(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), "a flood of channels") {
 			t.Errorf("ended with %v", err)
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(50 * time.Second):
 		t.Error("not cut")
 	}
 	near.Close()

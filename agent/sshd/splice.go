@@ -91,7 +91,7 @@ type wire struct {
 	ahead agent.ReadAhead
 }
 
-func newWire(c net.Conn) *wire { return &wire{Conn: c, ahead: agent.ReadAhead{R: c, Prompt: true}} }
+func newWire(c net.Conn) *wire { return &wire{Conn: c, ahead: agent.ReadAhead{R: c}} }
 
 func (w *wire) Read(b []byte) (int, error) { return w.ahead.Read(b) }
 

@@ -8,6 +8,7 @@
 package sshd
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -57,6 +58,9 @@ type Config struct {
 	Exe string
 	// Logger gets connections and their ends; nil: nothing is logged.
 	Logger *slog.Logger
+
+	grace    time.Duration // loginGrace unless a test says otherwise
+	channels int           // maxChannels unless a test says otherwise
 }
 
 // A Server serves SSH over streams.
@@ -64,8 +68,6 @@ type Server struct {
 	cfg Config
 	log *slog.Logger
 	exe string // the path of Config.Exe by which a shell can start it
-
-	grace time.Duration
 
 	// children are processes whose end is awaited; they may outlive their connections.
 	children sync.WaitGroup
@@ -93,6 +95,8 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Note == nil {
 		cfg.Note = func() string { return "" }
 	}
+	cfg.grace = cmp.Or(cfg.grace, loginGrace)
+	cfg.channels = cmp.Or(cfg.channels, maxChannels)
 	exe := cfg.Exe
 	if exe == "" {
 		// The link works after the file was replaced or removed, as an upgrade does.
@@ -105,7 +109,7 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Server{cfg: cfg, log: cfg.Logger, exe: exe, grace: loginGrace, conns: make(map[*conn]struct{})}, nil
+	return &Server{cfg: cfg, log: cfg.Logger, exe: exe, conns: make(map[*conn]struct{})}, nil
 }
 
 // ServeConn serves one SSH connection over nc and returns when it has ended, with the reason if nobody got in or the
@@ -202,7 +206,7 @@ func (s *Server) newConn(nc net.Conn, hdr agent.StreamHeader) (*conn, error) {
 // serve runs the connection in gliderlabs' frame and waits for what it started.
 func (c *conn) serve() {
 	// The frame's conn wrapper clears deadlines, so a client that says nothing is ended by a timer.
-	grace := time.AfterFunc(c.srv.grace, func() { c.cut(fmt.Errorf("nobody logged in within %s", c.srv.grace)) })
+	grace := time.AfterFunc(c.srv.cfg.grace, func() { c.cut(fmt.Errorf("nobody logged in within %s", c.srv.cfg.grace)) })
 	defer grace.Stop()
 	frame := &gl.Server{
 		Version:     strings.TrimPrefix(agent.SSHVersion, "SSH-2.0-"),
@@ -281,7 +285,7 @@ func (c *conn) handle(f func(*ssh.ServerConn, ssh.NewChannel)) gl.ChannelHandler
 		defer c.handlers.Done()
 		c.announce.Do(func() { c.announceHostKeys(sc) })
 		c.mu.Lock()
-		full := c.channels >= maxChannels
+		full := c.channels >= c.srv.cfg.channels
 		if !full {
 			c.channels++
 		}
