@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -47,9 +48,10 @@ type Config struct {
 
 	Console Console // of ConsoleUser; without one, that is a name like any other
 
-	HostSigners []ssh.Signer // the door's host keys, certificates first
-	HostCAs     []string     // authorities of the workspaces' host keys, in authorized_keys form
-	Suffix      string       // of host names; coordinator.Suffix if empty
+	HostSigners []ssh.Signer   // the door's host keys, certificates first
+	HostCAs     []string       // authorities of the workspaces' host keys, in authorized_keys form
+	Suffix      string         // of host names; coordinator.Suffix if empty
+	Exempt      []netip.Prefix // networks without limits of their own and penalties; loopback always is
 
 	Logger *slog.Logger
 	Now    func() time.Time
@@ -62,7 +64,12 @@ type Server struct {
 	now     func() time.Time
 	hostCAs []ssh.PublicKey
 	limit   *throttle
+	fines   *penalties
+	waiters *quota        // connections that wait for their workspace
+	members *quota        // connections that have proved a key
 	grace   time.Duration // of a login
+
+	farewells chan struct{} // holds a token for each client that is being told why it is refused
 
 	// ctx ends when connections are to end at once.
 	ctx    context.Context
@@ -71,6 +78,8 @@ type Server struct {
 	mu        sync.Mutex
 	listeners map[net.Listener]struct{} // guarded by mu
 	down      bool                      // guarded by mu
+	refused   int                       // guarded by mu: connections since refusedAt
+	refusedAt time.Time                 // guarded by mu: when the log told of them last
 	conns     sync.WaitGroup
 }
 
@@ -82,7 +91,12 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Entry == nil || cfg.Store == nil || cfg.Certs == nil || len(cfg.HostSigners) == 0 {
 		return nil, errors.New("make ssh door: entry, store, certificates and a host key are needed")
 	}
-	d := &Server{cfg: cfg, log: cfg.Logger, now: cfg.Now, limit: newThrottle(), grace: loginGrace, listeners: make(map[net.Listener]struct{})}
+	d := &Server{
+		cfg: cfg, log: cfg.Logger, now: cfg.Now, grace: loginGrace, listeners: make(map[net.Listener]struct{}),
+		limit: newThrottle(cfg.Exempt), fines: newPenalties(cfg.Exempt),
+		waiters: newQuota(maxWaiting, maxAllWaiting), members: newQuota(maxConns, maxAllConns),
+		farewells: make(chan struct{}, maxFarewells),
+	}
 	if d.cfg.Suffix == "" {
 		d.cfg.Suffix = coordinator.Suffix
 	}
@@ -179,12 +193,14 @@ func (d *Server) Shutdown(ctx context.Context) error {
 // serveConn serves one connection from its first byte to its last.
 func (d *Server) serveConn(nc net.Conn) {
 	defer nc.Close()
-	release, err := d.limit.enter(nc.RemoteAddr())
+	src := source(nc.RemoteAddr())
+	if left := d.fines.left(src, time.Now()); left > 0 {
+		d.refuse(nc, fmt.Errorf("too many failed logins from your address; try again in %v", left.Round(time.Second)))
+		return
+	}
+	release, err := d.limit.enter(src)
 	if err != nil {
-		// A line before the version is shown by clients.
-		_ = nc.SetWriteDeadline(time.Now().Add(time.Second))
-		_, _ = fmt.Fprintf(nc, "berth: %v\r\n", err)
-		d.log.Warn("ssh connection refused", "peer", nc.RemoteAddr().String(), "reason", err)
+		d.refuse(nc, err)
 		return
 	}
 	defer release()

@@ -13,6 +13,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -55,6 +56,7 @@ type world struct {
 
 	buildTime time.Duration
 	grace     time.Duration
+	from      string // where clients seem to come from; empty: loopback, as they do
 	buildErr  string // why builds fail; empty: they succeed
 
 	mu       sync.Mutex
@@ -92,17 +94,22 @@ var (
 	bob   = coordinator.User{ID: "u-bob", Name: "bob"}
 )
 
+func generateKey() (ed25519.PrivateKey, ssh.Signer, error) {
+	_, priv, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, nil, err
+	}
+	s, err := ssh.NewSignerFromKey(priv)
+	return priv, s, err
+}
+
 func newKey(t *testing.T) (ssh.Signer, []byte) {
 	t.Helper()
-	_, priv, err := ed25519.GenerateKey(rand.Reader)
+	priv, s, err := generateKey()
 	if err != nil {
 		t.Fatal(err)
 	}
 	block, err := ssh.MarshalPrivateKey(priv, "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := ssh.NewSignerFromKey(priv)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -210,6 +217,9 @@ func (w *world) serveDoor() {
 	}
 	if w.grace > 0 {
 		w.door.grace = w.grace
+	}
+	if w.from != "" {
+		l = elsewhere{l, w.from}
 	}
 	served := make(chan error, 1)
 	go func() { served <- w.door.Serve(l) }()
@@ -333,3 +343,24 @@ func (w *world) get(n *int) int {
 	defer w.mu.Unlock()
 	return *n
 }
+
+// An elsewhere makes clients seem to come from another address.
+type elsewhere struct {
+	net.Listener
+	addr string
+}
+
+type elsewhereConn struct {
+	*net.TCPConn
+	addr net.Addr
+}
+
+func (e elsewhere) Accept() (net.Conn, error) {
+	nc, err := e.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return elsewhereConn{nc.(*net.TCPConn), net.TCPAddrFromAddrPort(netip.MustParseAddrPort(e.addr))}, nil
+}
+
+func (c elsewhereConn) RemoteAddr() net.Addr { return c.addr }

@@ -75,13 +75,13 @@ func (c *conn) enterAhead() error {
 	case <-a.done:
 	case <-timer.C:
 	case <-waits:
-		return c.pre.SendAuthBanner(banner("starting " + c.ws.Name + ", please wait"))
+		return (*c.pre.Load()).SendAuthBanner(banner("starting " + c.ws.Name + ", please wait"))
 	}
 	return nil
 }
 
 func (c *conn) enterJump(ctx context.Context, t coordinator.Target, progress func(coordinator.Progress)) (*entry.Stream, error) {
-	s, err := c.door.cfg.Entry.Enter(ctx, entry.Request{User: c.user, Target: t, Peer: c.peer, Via: agent.ViaJump, Progress: progress})
+	s, err := c.enter(ctx, entry.Request{Target: t, Via: agent.ViaJump, Progress: progress})
 	if err != nil {
 		return nil, err
 	}

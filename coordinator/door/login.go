@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -21,6 +22,12 @@ const (
 	loginGrace = 20 * time.Second // until the key is verified; what comes then may take as long as it takes
 	// maxOffers is how many keys a client may offer. The library ends a connection at the first wrong signature.
 	maxOffers = 20
+)
+
+// Caps of connections that have proved a key: of one user, and of all.
+const (
+	maxConns, maxAllConns     = 500, 20000
+	maxWaiting, maxAllWaiting = 100, 2000 // those of them that wait for a workspace
 )
 
 // RSA keys outside these sizes are not looked at: checking a huge one costs minutes before anybody is known.
@@ -58,19 +65,22 @@ const (
 // A conn is one connection of a client.
 type conn struct {
 	door    *Server
-	net     net.Conn
+	net     *watched
 	peer    string
 	log     *slog.Logger
 	release func() // of the throttle
 	grace   *time.Timer
+	pre     atomic.Pointer[ssh.ServerPreAuthConn] // nil before the key exchange has ended
+	late    atomic.Bool                           // grace was over
 
 	// ctx ends when the client has gone, or the door ends at once.
 	ctx    context.Context
 	cancel context.CancelFunc
 
 	// Owned by the handshake until it has ended, then read only.
-	pre     ssh.ServerPreAuthConn
-	over    bool // a login was refused for good: no other key is tried
+	over    bool   // a login was refused for good: no other key is tried
+	guessed bool   // tried what is asked for nowhere, a password
+	leave   func() // of the quota of connections; nil before a key was proved
 	mode    mode
 	user    coordinator.User
 	key     string                // fingerprint of the key that was proved
@@ -93,11 +103,15 @@ func (d *Server) newConn(nc net.Conn, release func()) *conn {
 // ^C at the client shows.
 type watched struct {
 	net.Conn
-	gone func()
+	gone  func()
+	heard atomic.Bool // something was read
 }
 
 func (w *watched) Read(b []byte) (int, error) {
 	n, err := w.Conn.Read(b)
+	if n > 0 {
+		w.heard.Store(true)
+	}
 	if err != nil {
 		w.gone()
 	}
@@ -107,14 +121,17 @@ func (w *watched) Read(b []byte) (int, error) {
 // serve runs the handshake, with the wait for the workspace in its authentication phase, and then what the
 // connection is for.
 func (c *conn) serve() {
-	c.grace = time.AfterFunc(c.door.grace, func() { c.net.Close() })
+	c.grace = time.AfterFunc(c.door.grace, c.expire)
 	defer c.grace.Stop()
 	cfg := &ssh.ServerConfig{
 		Config:                  algorithms,
 		ServerVersion:           agent.SSHVersion,
 		MaxAuthTries:            maxOffers,
 		PublicKeyAuthAlgorithms: userAlgorithms,
-		PreAuthConnCallback:     func(p ssh.ServerPreAuthConn) { c.pre = p },
+		PreAuthConnCallback:     func(p ssh.ServerPreAuthConn) { c.pre.Store(&p) },
+		AuthLogCallback: func(_ ssh.ConnMetadata, method string, err error) {
+			c.guessed = c.guessed || err != nil && method != "none" && method != "publickey"
+		},
 		PublicKeyCallback: func(_ ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
 			_, _, err := c.owner(key)
 			return &ssh.Permissions{}, err
@@ -129,7 +146,11 @@ func (c *conn) serve() {
 	sc, chans, reqs, err := ssh.NewServerConn(c.net, cfg)
 	defer c.dropInside()
 	if err != nil {
-		c.log.Info("ssh login failed", "error", err)
+		what, bad := c.offended(err)
+		if bad {
+			c.door.fines.add(source(c.net.RemoteAddr()), what, time.Now())
+		}
+		c.log.Info("ssh login failed", "offence", what.name, "error", err)
 		return
 	}
 	started := time.Now()
@@ -185,7 +206,11 @@ func (c *conn) verified(m ssh.ConnMetadata, key ssh.PublicKey) error {
 	c.choose(m.User())
 	c.log = c.log.With("user", user.Name, "key", registered.Fingerprint, "via", c.via())
 	c.log.Info("ssh login", "name", coordinator.Clip(m.User(), 80), "workspace", c.ws.Name)
+	var ok bool
+	c.leave, ok = c.door.members.take(user.ID)
 	switch {
+	case !ok:
+		err = c.refuse(coordinator.Errorf(coordinator.CodeUnavailable, "too many connections are open in your name").WithHint("close some of them"))
 	case c.mode == terminated:
 		err = c.enterTerminated(m)
 	case c.mode == jump && c.problem == nil:

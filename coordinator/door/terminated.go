@@ -3,6 +3,7 @@ package door
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -30,9 +31,7 @@ type inside struct {
 // enterTerminated brings the client's workspace up and connects to it, while authentication waits.
 func (c *conn) enterTerminated(m ssh.ConnMetadata) error {
 	err := c.wait(func(ctx context.Context, progress func(coordinator.Progress)) error {
-		stream, err := c.door.cfg.Entry.Enter(ctx, entry.Request{
-			User: c.user, Target: c.target, Peer: c.peer, Via: agent.ViaDoor, Progress: progress,
-		})
+		stream, err := c.enter(ctx, entry.Request{Target: c.target, Via: agent.ViaDoor, Progress: progress})
 		if err != nil {
 			return err
 		}
@@ -139,8 +138,42 @@ func (c *conn) split(chans <-chan ssh.NewChannel, through chan<- ssh.NewChannel)
 	}
 }
 
+// enter enters a workspace in the user's name. Where that means to wait, the caps of waiters count: a start holds a
+// connection for minutes, before anything can be seen of it.
+func (c *conn) enter(ctx context.Context, r entry.Request) (*entry.Stream, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	release, tell := func() {}, r.Progress
+	defer func() { release() }()
+	waits := sync.OnceFunc(func() {
+		leave, ok := c.door.waiters.take(c.user.ID)
+		if !ok {
+			cancel(coordinator.Errorf(coordinator.CodeUnavailable, "too many connections wait for a workspace already").
+				WithHint("try again when it runs: berth show " + r.Target.Workspace))
+			return
+		}
+		release = leave
+	})
+	r.User, r.Peer, r.Key = c.user, c.peer, c.key
+	r.Progress = func(p coordinator.Progress) {
+		waits()
+		if tell != nil && ctx.Err() == nil {
+			tell(p)
+		}
+	}
+	s, err := c.door.cfg.Entry.Enter(ctx, r)
+	var why *coordinator.Error
+	if err != nil && errors.As(context.Cause(ctx), &why) {
+		err = why
+	}
+	return s, err
+}
+
 // dropInside ends the connection to the workspace, which also ends the session's record.
 func (c *conn) dropInside() {
+	if c.leave != nil {
+		c.leave()
+	}
 	if c.inside != nil {
 		c.inside.side.Conn.Close()
 		c.inside.stream.Close()

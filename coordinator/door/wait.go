@@ -81,7 +81,7 @@ func (c *conn) wait(work func(ctx context.Context, progress func(coordinator.Pro
 			if text != "" {
 				text = banner(c.ws.Name + ": " + text)
 			}
-			if err := c.pre.SendAuthBanner(text); err != nil {
+			if err := (*c.pre.Load()).SendAuthBanner(text); err != nil {
 				cancel()
 				return errors.Join(err, <-done)
 			}
