@@ -59,15 +59,16 @@ type Config struct {
 
 // A Server is the door.
 type Server struct {
-	cfg     Config
-	log     *slog.Logger
-	now     func() time.Time
-	hostCAs []ssh.PublicKey
-	limit   *throttle
-	fines   *penalties
-	waiters *quota        // connections that wait for their workspace
-	members *quota        // connections that have proved a key
-	grace   time.Duration // of a login
+	cfg      Config
+	log      *slog.Logger
+	now      func() time.Time
+	hostCAs  []ssh.PublicKey
+	limit    *throttle
+	fines    *penalties
+	waiters  *quota        // connections that wait for their workspace
+	members  *quota        // connections that have proved a key
+	grace    time.Duration // of a login
+	patience time.Duration // of clients that have a timer
 
 	farewells chan struct{} // holds a token for each client that is being told why it is refused
 
@@ -92,7 +93,7 @@ func New(cfg Config) (*Server, error) {
 		return nil, errors.New("make ssh door: entry, store, certificates and a host key are needed")
 	}
 	d := &Server{
-		cfg: cfg, log: cfg.Logger, now: cfg.Now, grace: loginGrace, listeners: make(map[net.Listener]struct{}),
+		cfg: cfg, log: cfg.Logger, now: cfg.Now, grace: loginGrace, patience: patience, listeners: make(map[net.Listener]struct{}),
 		limit: newThrottle(cfg.Exempt), fines: newPenalties(cfg.Exempt),
 		waiters: newQuota(maxWaiting, maxAllWaiting), members: newQuota(maxConns, maxAllConns),
 		farewells: make(chan struct{}, maxFarewells),

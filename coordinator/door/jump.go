@@ -181,7 +181,10 @@ func (c *conn) allowed(t coordinator.Target) bool {
 
 // elsewhere says what a refused channel may lead to.
 func (c *conn) elsewhere() string {
-	if c.mode == jump {
+	switch {
+	case c.mode == terminated && c.problem != nil:
+		return strings.Join(c.explain(c.problem), "; ")
+	case c.mode == jump:
 		return fmt.Sprintf("this way leads to %s.%s port %d only", c.target.Workspace, c.door.cfg.Suffix, jumpPort)
 	}
 	return fmt.Sprintf("this way leads to port %d of your workspaces only, by names that end in .%s", jumpPort, c.door.cfg.Suffix)

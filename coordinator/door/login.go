@@ -87,7 +87,7 @@ type conn struct {
 	target  coordinator.Target    // of terminated and jump
 	ws      coordinator.Workspace // of terminated and jump, where problem is nil
 	problem error                 // why there is no workspace to lead to, of jump and bare
-	inside  *inside               // of terminated
+	arrival *arrival              // of terminated
 	ahead   *ahead                // of jump
 }
 

@@ -28,24 +28,6 @@ type inside struct {
 	side   sshproxy.Side
 }
 
-// enterTerminated brings the client's workspace up and connects to it, while authentication waits.
-func (c *conn) enterTerminated(m ssh.ConnMetadata) error {
-	err := c.wait(func(ctx context.Context, progress func(coordinator.Progress)) error {
-		stream, err := c.enter(ctx, entry.Request{Target: c.target, Via: agent.ViaDoor, Progress: progress})
-		if err != nil {
-			return err
-		}
-		if c.inside, err = c.connect(ctx, stream, clientVersion(m)); err != nil {
-			stream.Close()
-		}
-		return err
-	})
-	if err != nil {
-		return c.refuse(err)
-	}
-	return nil
-}
-
 // connect opens SSH over a stream, in the user's name, and checks that it is this workspace that answers.
 func (c *conn) connect(ctx context.Context, stream *entry.Stream, version string) (*inside, error) {
 	signer, err := c.door.cfg.Certs.UserSigner(agent.Person{ID: string(c.user.ID), Name: c.user.Name}, c.door.now(), certLife)
@@ -98,9 +80,15 @@ func clientVersion(m ssh.ConnMetadata) string {
 	return v
 }
 
-// serveTerminated joins the client to its workspace. A channel to another workspace's SSH port, which "ssh -J door"
-// opens where the local login name happens to be a workspace's, leads there.
+// serveTerminated joins the client to its workspace, once that is there. A channel to another workspace's SSH port,
+// which "ssh -J door" opens where the local login name happens to be a workspace's, leads there.
 func (c *conn) serveTerminated(sc *ssh.ServerConn, chans <-chan ssh.NewChannel, reqs <-chan *ssh.Request) error {
+	reqs = c.arrival.hold(reqs)
+	<-c.arrival.done
+	if c.problem = c.arrival.err; c.problem != nil {
+		c.serveJump(sc, chans, reqs) // which says why
+		return c.problem
+	}
 	through := make(chan ssh.NewChannel)
 	done := make(chan struct{})
 	go func() {
@@ -109,7 +97,7 @@ func (c *conn) serveTerminated(sc *ssh.ServerConn, chans <-chan ssh.NewChannel, 
 		c.split(chans, through)
 	}()
 	// Not c.ctx: a client that has gone is Join's to see, after what it sent last.
-	err := sshproxy.Join(c.door.ctx, sshproxy.Side{Conn: sc, Channels: through, Requests: reqs}, c.inside.side)
+	err := sshproxy.Join(c.door.ctx, sshproxy.Side{Conn: sc, Channels: through, Requests: reqs}, c.arrival.inside.side)
 	<-done
 	return err
 }
@@ -174,9 +162,13 @@ func (c *conn) dropInside() {
 	if c.leave != nil {
 		c.leave()
 	}
-	if c.inside != nil {
-		c.inside.side.Conn.Close()
-		c.inside.stream.Close()
+	if a := c.arrival; a != nil {
+		c.cancel()
+		<-a.done
+		if a.inside != nil {
+			a.inside.side.Conn.Close()
+			a.inside.stream.Close()
+		}
 	}
 	if c.ahead != nil {
 		c.ahead.drop()

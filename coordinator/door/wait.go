@@ -1,10 +1,8 @@
 package door
 
 import (
-	"context"
 	"errors"
 	"strings"
-	"sync"
 	"time"
 	"unicode"
 
@@ -48,33 +46,19 @@ func (p *pace) next(now time.Time, cur coordinator.Progress) (text string, due b
 	return "", true
 }
 
-// wait runs work beside the held authentication and tells the client, by banners, how far it is. It returns work's
-// error after work has returned.
-func (c *conn) wait(work func(ctx context.Context, progress func(coordinator.Progress)) error) error {
-	ctx, cancel := context.WithCancel(c.ctx)
-	defer cancel()
-	var mu sync.Mutex
-	var latest coordinator.Progress
-	done := make(chan error, 1)
-	go func() {
-		done <- work(ctx, func(p coordinator.Progress) {
-			mu.Lock()
-			latest = p
-			mu.Unlock()
-		})
-	}()
+// tell tells the client, by banners, how far it is with what it waits for, until that is done or limit comes.
+func (c *conn) tell(done <-chan struct{}, limit <-chan time.Time, n *news) error {
 	tick := time.NewTicker(bannerLook)
 	defer tick.Stop()
 	p := pace{at: time.Now()}
 	for {
 		select {
-		case err := <-done:
-			return err
+		case <-done:
+			return nil
+		case <-limit:
+			return nil
 		case now := <-tick.C:
-			mu.Lock()
-			cur := latest
-			mu.Unlock()
-			text, due := p.next(now, cur)
+			text, due := p.next(now, n.get())
 			if !due {
 				continue
 			}
@@ -82,8 +66,7 @@ func (c *conn) wait(work func(ctx context.Context, progress func(coordinator.Pro
 				text = banner(c.ws.Name + ": " + text)
 			}
 			if err := (*c.pre.Load()).SendAuthBanner(text); err != nil {
-				cancel()
-				return errors.Join(err, <-done)
+				return err
 			}
 		}
 	}
