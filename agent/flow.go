@@ -11,7 +11,7 @@ import (
 const (
 	quietBuffer = 4 << 10
 	busyBuffer  = 64 << 10
-	busyMin     = 8 << 10 // a read of less means that the stream is quiet again
+	busyMin     = 1 << 10 // a read of less means that the stream is quiet again: what a program writes in turn is a few KiB
 )
 
 var busyBuffers = sync.Pool{New: func() any { return new([busyBuffer]byte) }}
