@@ -19,8 +19,7 @@ var busyBuffers = sync.Pool{New: func() any { return new([busyBuffer]byte) }}
 // A ReadAhead reads from R in large pieces while there is much to read, and holds no buffer while there is little. It
 // is for one goroutine.
 type ReadAhead struct {
-	R      io.Reader
-	Prompt bool // what has come is delivered at once, however little it is
+	R io.Reader
 
 	buf  *[busyBuffer]byte // nil while the stream is quiet
 	r, w int               // what of buf is to be delivered
