@@ -109,7 +109,7 @@ func assemble(ctx context.Context, s settings, d *daemon) (*parts, error) {
 		},
 	})
 	p.door, err = door.New(door.Config{
-		Entry: in, Store: d.store, Certs: f.ca, HostSigners: signers, HostCAs: []string{f.ca.HostCALine()}, Suffix: s.suffix, Logger: d.log,
+		Entry: in, Store: d.store, Certs: f.ca, HostSigners: signers, HostCAs: []string{f.ca.HostCALine()}, Suffix: s.suffix, Exempt: s.sshExempt, Logger: d.log,
 		Console: newConsole(p.web, d.store, p.url, name, d.done, d.log),
 	})
 	return p, err

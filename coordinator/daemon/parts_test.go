@@ -397,6 +397,13 @@ func TestSettings(t *testing.T) {
 		s.keyFile != "/home/x/.config/berth/key" || s.ssh != defaultSSH || s.suffix != "berth" {
 		t.Errorf("got %+v, %v", s, err)
 	}
+	env["BERTH_SSH_EXEMPT"] = "192.0.2.0/24, 2001:db8::1"
+	if s, err := parseSettings(nil, func(k string) string { return env[k] }, io.Discard); err != nil || s.sshExempt.String() != "192.0.2.0/24,2001:db8::1/128" {
+		t.Errorf("got %v, %v", s.sshExempt, err)
+	}
+	if _, err := parseSettings([]string{"--ssh-exempt", "everybody"}, func(k string) string { return env[k] }, io.Discard); err == nil || !strings.Contains(err.Error(), "is no network") {
+		t.Errorf("got %v", err)
+	}
 	env["BERTH_WORKERS"] = "many"
 	if _, err := parseSettings(nil, func(k string) string { return env[k] }, io.Discard); err == nil || !strings.Contains(err.Error(), "BERTH_WORKERS") {
 		t.Errorf("got %v", err)

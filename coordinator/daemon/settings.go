@@ -25,6 +25,7 @@ type settings struct {
 	http, ssh            string
 	url, agentURL        string
 	sshHost, suffix      string
+	sshExempt            prefixes
 	tlsCert, tlsKey      string
 	tlsCA, tlsACME       string
 	insecureHTTP         bool
@@ -50,6 +51,7 @@ func parseSettings(args []string, getenv func(string) string, out io.Writer) (se
 	f.StringVar(&s.url, "url", "", "URL under which people reach this coordinator (by default made of --http)")
 	f.StringVar(&s.agentURL, "agent-url", "", "URL under which agents reach it (by default --url)")
 	f.StringVar(&s.sshHost, "ssh-host", "", "HOST or HOST:PORT under which people reach the door (by default made of --url and --ssh)")
+	f.Var(&s.sshExempt, "ssh-exempt", "comma-separated networks whose people share an address: neither limits of their own at the door nor penalties")
 	f.StringVar(&s.suffix, "suffix", coordinator.Suffix, "suffix of workspaces' host names: dev.berth")
 	f.StringVar(&s.tlsCert, "tls-cert", "", "PEM file with the TLS certificate and its chain")
 	f.StringVar(&s.tlsKey, "tls-key", "", "PEM file with the TLS key")
@@ -78,6 +80,36 @@ func parseSettings(args []string, getenv func(string) string, out io.Writer) (se
 		return s, usagef("unexpected argument %q", coordinator.Clip(f.Arg(0), 40))
 	}
 	return s, s.check()
+}
+
+// prefixes are IP networks, or single addresses.
+type prefixes []netip.Prefix
+
+func (p *prefixes) String() string {
+	var all []string
+	for _, x := range *p {
+		all = append(all, x.String())
+	}
+	return strings.Join(all, ",")
+}
+
+// Set replaces them: a flag comes after the variable of its name.
+func (p *prefixes) Set(s string) error {
+	var all prefixes
+	for f := range strings.SplitSeq(s, ",") {
+		f = strings.TrimSpace(f)
+		if a, err := netip.ParseAddr(f); err == nil {
+			all = append(all, netip.PrefixFrom(a, a.BitLen()))
+			continue
+		}
+		x, err := netip.ParsePrefix(f)
+		if err != nil {
+			return fmt.Errorf("%q is no network: write 192.0.2.0/24", coordinator.Clip(f, 40))
+		}
+		all = append(all, x.Masked())
+	}
+	*p = all
+	return nil
 }
 
 func fromEnvironment(f *flag.FlagSet, getenv func(string) string) error {
