@@ -698,3 +698,30 @@ func TestNew(t *testing.T) {
 		t.Error("a door with rubbish for an authority")
 	}
 }
+
+// VS Code's way in, on a stopped workspace: its script on stdin and a dynamic forward, with a connect timeout that is
+// shorter than the start.
+func TestScriptOnStdin(t *testing.T) {
+	w := newWorld(t, func(w *world) { w.buildTime = 4 * time.Second })
+	for _, args := range [][]string{
+		{"stopped@door", "bash"},
+		{"stopped.berth", "bash"},
+		{"-F", filepath.Join(w.dir, "plain"), "-J", "stopped.berth@door", "stopped.berth"},
+		{"-F", filepath.Join(w.dir, "plain"), "-J", "alice@door", "stopped.berth"},
+	} {
+		w.mu.Lock()
+		w.builds = w.builds[:1] // stopped again
+		w.mu.Unlock()
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, port, _ := net.SplitHostPort(l.Addr().String())
+		l.Close()
+		script := strings.NewReader("echo 'ready: 8a1b'\nuname\necho '8a1b: running'\nexit 0\n")
+		out, errOut, code := w.ssh(script, append([]string{"-v", "-T", "-D", port, "-o", "ConnectTimeout=2"}, args...)...)
+		if want := "ready: 8a1b\nLinux\n8a1b: running\n"; out != want || code != 0 {
+			t.Errorf("%q: %q, %d; %s", args, out, code, errOut)
+		}
+	}
+}
