@@ -3,6 +3,7 @@ package sshproxy
 import (
 	"errors"
 	"io"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -94,39 +95,58 @@ func TestInputComesAfterTheStart(t *testing.T) {
 	}
 }
 
+// A slowConn takes its time to hand over the reply to a request, and tells the other whether it does.
+type slowConn struct {
+	ssh.Conn
+	asking atomic.Bool
+}
+
+func (c *slowConn) SendRequest(name string, wantReply bool, payload []byte) (bool, []byte, error) {
+	c.asking.Store(true)
+	defer c.asking.Store(false)
+	ok, b, err := c.Conn.SendRequest(name, wantReply, payload)
+	time.Sleep(50 * time.Millisecond) // in which a channel would overtake it
+	return ok, b, err
+}
+
+// A watchedConn notes a channel that is opened before the other has handed over its reply.
+type watchedConn struct {
+	ssh.Conn
+	other *slowConn
+	early atomic.Bool
+}
+
+func (c *watchedConn) OpenChannel(name string, data []byte) (ssh.Channel, <-chan *ssh.Request, error) {
+	if c.other.asking.Load() {
+		c.early.Store(true)
+	}
+	return c.Conn.OpenChannel(name, data)
+}
+
 // A forward's first connection may come at once: the client is told the port before.
 func TestForwardComesAfterItsReply(t *testing.T) {
-	r := newRig(t)
+	var slow *slowConn
+	var watched *watchedConn
+	r := newRig(t, func(outer, inner *Side) {
+		slow = &slowConn{Conn: inner.Conn}
+		watched = &watchedConn{Conn: outer.Conn, other: slow}
+		inner.Conn, outer.Conn = slow, watched
+	})
 	go func() {
 		for req := range r.server.Requests {
 			_ = req.Reply(true, ssh.Marshal(struct{ Port uint32 }{4711}))
-			ch, reqs, err := r.server.Conn.OpenChannel("forwarded-tcpip", nil)
-			if err != nil {
-				continue
-			}
-			go ssh.DiscardRequests(reqs)
-			ch.Close()
+			_, _, _ = r.server.Conn.OpenChannel("forwarded-tcpip", nil)
 		}
 	}()
-	for i := range 200 {
-		came := make(chan struct{})
-		replied := make(chan struct{})
-		go func() {
-			defer close(came)
-			nc := <-r.client.Channels
-			select {
-			case <-replied:
-			case <-time.After(100 * time.Millisecond): // the reply is read by another goroutine, which may be late
-				t.Errorf("run %d: the channel came before the reply", i)
-			}
-			_ = nc.Reject(ssh.Prohibited, "")
-		}()
+	for range 5 {
 		ok, b, err := r.client.Conn.SendRequest("tcpip-forward", true, nil)
-		close(replied)
 		if !ok || len(b) != 4 || err != nil {
 			t.Fatal(ok, b, err)
 		}
-		<-came
+		_ = (<-r.client.Channels).Reject(ssh.Prohibited, "")
+	}
+	if watched.early.Load() {
+		t.Error("a channel came before the reply")
 	}
 }
 

@@ -87,7 +87,7 @@ func connect(t *testing.T, key ssh.Signer) (client, server Side, rawClient, rawS
 	return Side{c, chans, reqs}, s.Side, nc, s.raw
 }
 
-func newRig(t *testing.T) *rig {
+func newRig(t *testing.T, edit ...func(outer, inner *Side)) *rig {
 	t.Helper()
 	t.Parallel()
 	r := &rig{t: t, result: make(chan error, 1)}
@@ -95,6 +95,9 @@ func newRig(t *testing.T) *rig {
 	var outer, inner Side
 	r.client, outer, r.raw.client, _ = connect(t, key)
 	inner, r.server, _, r.raw.server = connect(t, key)
+	for _, f := range edit {
+		f(&outer, &inner)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	r.cancel = cancel
 	go func() { r.result <- Join(ctx, outer, inner) }()

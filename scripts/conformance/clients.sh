@@ -6,6 +6,8 @@
 scan() {
 	ssh-keyscan -p "$C_PORT" "$C_HOST" 2>/dev/null >"$D/known" && [ -s "$D/known" ] || fail "no host keys"
 	sed "s/^\[\([^]]*\)\]:[0-9]*/\1/" "$D/known" >"$D/known.plain"
+	# Go's programs insist on a certificate where the server has one: they need its authority.
+	cat "$(ssh -G -F "$SSH_CONFIG" "$HOST" | sed -n 's/^userknownhostsfile \([^ ]*\).*/\1/p')" >>"$D/known" 2>/dev/null
 }
 # ended PID: the process is no more.
 ended() { ! kill -0 "$1" 2>/dev/null; }
