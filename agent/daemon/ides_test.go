@@ -3,6 +3,7 @@ package daemon
 import (
 	"os"
 	"os/exec"
+	"os/user"
 	"path/filepath"
 	"testing"
 	"time"
@@ -13,6 +14,9 @@ import (
 // A server that an IDE left behind is told of, by an agent that came later, too.
 func TestIDEs(t *testing.T) {
 	b := newBed(t)
+	me, err := user.Current()
+	must(t, err)
+	b.manifest.Agent.User = me.Username // whom the server below runs as, too
 	dir := filepath.Join(b.home, ".vscode-server")
 	must(t, os.Mkdir(dir, 0o755))
 	program, err := exec.LookPath("sleep")
