@@ -8,6 +8,7 @@ import (
 	"io"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -16,6 +17,7 @@ const (
 	maxIdentities = 2048             // of a forwarded agent, as OpenSSH's client reads
 	listLimit     = 10 * time.Second // for a forwarded agent to list its identities
 	answerLimit   = 5 * time.Minute  // for anything else: somebody may have to touch a token
+	silence       = time.Minute      // before an agent that did not answer is asked again
 )
 
 // An Opener opens a channel to an agent that the owner forwards.
@@ -23,8 +25,12 @@ type Opener func() (io.ReadWriteCloser, error)
 
 // A forward is an agent that a connection of the owner's forwards.
 type forward struct {
-	open Opener
+	open   Opener
+	silent atomic.Int64 // until when (Unix milliseconds) it is not asked, for it did not answer
 }
+
+// asleep reports whether the agent's client was silent a moment ago, as one is whose lid was closed.
+func (f *forward) asleep() bool { return time.Now().UnixMilli() < f.silent.Load() }
 
 // forwards are the agents that are forwarded now, newest first.
 type forwards struct {
@@ -35,7 +41,7 @@ type forwards struct {
 // Forward offers the identities of an agent that the owner forwards, before those of agents that were forwarded
 // earlier, until the returned function is called.
 func (k *Keyring) Forward(open Opener) (stop func()) {
-	f := &forward{open}
+	f := &forward{open: open}
 	k.forwards.mu.Lock()
 	defer k.forwards.mu.Unlock()
 	list := append([]*forward{f}, k.forwards.list...)
@@ -57,14 +63,18 @@ func (k *Keyring) forwarded() []*forward {
 // to an agent (a session that is bound to it, say) counts for one connection of it.
 type client struct {
 	keys *Keyring
-	ctx  context.Context // ends with the connection
+	ctx  context.Context                        // ends when the keyring does
+	gone func(context.CancelFunc) (stop func()) // watches for the end of the connection; nil: nobody does
 
 	of       *forward
 	upstream io.ReadWriteCloser // nil: none yet, or it broke
 	failed   []*forward         // that did not answer this connection
 }
 
-var errNoForward = errors.New("no forwarded agent")
+var (
+	errNoForward = errors.New("no forwarded agent")
+	errSilent    = errors.New("the forwarded agent does not answer")
+)
 
 func (c *client) close() {
 	if c.upstream != nil {
@@ -73,44 +83,76 @@ func (c *client) close() {
 	}
 }
 
-// connect makes sure of an upstream: the newest agent that can be reached.
-func (c *client) connect() error {
+// pick makes sure of a forwarded agent: the one that answered before, else the newest that may answer.
+func (c *client) pick() error {
 	live := c.keys.forwarded()
 	if c.upstream != nil && slices.Contains(live, c.of) {
 		return nil
 	}
 	c.close()
 	for _, f := range live {
-		if slices.Contains(c.failed, f) {
-			continue
-		}
-		if up, err := f.open(); err == nil {
-			c.of, c.upstream = f, up
+		if !f.asleep() && !slices.Contains(c.failed, f) {
+			c.of = f
 			return nil
 		}
 	}
 	return errNoForward
 }
 
-// ask passes a request on as it is, and returns the answer. An agent that does not answer within the limit is left.
+// ask passes a request on as it is, and returns the answer. An agent that fails is left for this connection. One whose
+// client is silent for the limit is left for all, for a while: opening a channel, and reading from one, ends with the
+// SSH connection only, so what waits is left behind until then.
 func (c *client) ask(request []byte, limit time.Duration) ([]byte, error) {
-	if err := c.connect(); err != nil {
+	if err := c.pick(); err != nil {
 		return nil, err
 	}
-	up := c.upstream
-	late := time.AfterFunc(limit, func() { _ = up.Close() })
-	defer late.Stop()
-	stop := context.AfterFunc(c.ctx, func() { _ = up.Close() })
-	defer stop()
-	err := writeFrame(up, request)
-	var answer []byte
-	if err == nil {
-		answer, err = readFrame(up)
+	ctx, cancel := context.WithTimeout(c.ctx, limit)
+	defer cancel()
+	if c.gone != nil {
+		defer c.gone(cancel)()
 	}
-	if err != nil {
+	type answer struct {
+		up   io.ReadWriteCloser
+		body []byte
+		err  error
+	}
+	answers := make(chan answer)
+	of, up := c.of, c.upstream
+	go func() {
+		var a answer
+		if a.up = up; a.up == nil {
+			a.up, a.err = of.open()
+		}
+		if a.err == nil {
+			a.err = writeFrame(a.up, request)
+		}
+		if a.err == nil {
+			a.body, a.err = readFrame(a.up)
+		}
+		select {
+		case answers <- a:
+		case <-ctx.Done(): // nobody waits for it any more
+			if a.up != nil {
+				_ = a.up.Close()
+			}
+		}
+	}()
+	select {
+	case a := <-answers:
+		c.upstream = a.up
+		if a.err != nil {
+			c.close()
+			c.failed = append(c.failed, of)
+		}
+		return a.body, a.err
+	case <-ctx.Done():
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			of.silent.Store(time.Now().Add(silence).UnixMilli())
+		}
 		c.close()
+		c.failed = append(c.failed, of)
+		return nil, errSilent
 	}
-	return answer, err
 }
 
 // answer returns the answer to a request.
@@ -142,7 +184,7 @@ func (c *client) identities(request []byte) []byte {
 	var count uint32
 	var list []byte
 	for range maxForwards { // an agent that fails gives way to the one before it
-		answer, err := c.ask(request, listLimit)
+		answer, err := c.ask(request, c.keys.patience)
 		if errors.Is(err, errNoForward) {
 			break
 		}
@@ -151,8 +193,10 @@ func (c *client) identities(request []byte) []byte {
 			count, list = n, entries
 			break
 		}
-		c.close()
-		c.failed = append(c.failed, c.of)
+		if err == nil { // nonsense
+			c.close()
+			c.failed = append(c.failed, c.of)
+		}
 	}
 	if key := c.keys.key.Load(); key != nil && !bytes.Contains(list, appendString(nil, key.blob)) {
 		count++

@@ -7,6 +7,7 @@
 package keyring
 
 import (
+	"bufio"
 	"context"
 	"crypto/ed25519"
 	"errors"
@@ -36,6 +37,7 @@ type Keyring struct {
 	uid atomic.Int64 // who may use the socket besides root and this process's own user
 
 	forwards forwards
+	patience time.Duration // with a forwarded agent that is to list its identities
 }
 
 // A key is one that can sign.
@@ -47,7 +49,7 @@ type key struct {
 
 // New returns an empty keyring for this process's user.
 func New(log *slog.Logger) *Keyring {
-	k := &Keyring{log: log}
+	k := &Keyring{log: log, patience: listLimit}
 	k.uid.Store(int64(os.Geteuid()))
 	return k
 }
@@ -132,11 +134,12 @@ func (k *Keyring) serve(ctx context.Context, conn *net.UnixConn) {
 		k.log.Warn("ssh-agent socket: refused a client", "uid", uid)
 		return
 	}
-	c := &client{keys: k, ctx: ctx}
+	in := bufio.NewReaderSize(conn, 4<<10)
+	c := &client{keys: k, ctx: ctx, gone: func(cancel context.CancelFunc) func() { return watchEnd(conn, in, cancel) }}
 	defer c.close()
 	for {
 		_ = conn.SetReadDeadline(time.Now().Add(idleTimeout))
-		request, err := readFrame(conn)
+		request, err := readFrame(in)
 		if err != nil {
 			return
 		}
@@ -145,6 +148,23 @@ func (k *Keyring) serve(ctx context.Context, conn *net.UnixConn) {
 		if err := writeFrame(conn, answer); err != nil {
 			return
 		}
+	}
+}
+
+// watchEnd calls cancel when the client hangs up while its request is being answered. What it sends ahead stays in the
+// reader. The returned function ends the watching, and has to be called before the reader is used again.
+func watchEnd(conn net.Conn, in *bufio.Reader, cancel context.CancelFunc) (stop func()) {
+	_ = conn.SetReadDeadline(time.Time{})
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if _, err := in.Peek(1); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			cancel()
+		}
+	}()
+	return func() {
+		_ = conn.SetReadDeadline(time.Unix(1, 0)) // wakes the reader
+		<-done
 	}
 }
 

@@ -320,6 +320,63 @@ func TestForwardedNonsense(t *testing.T) {
 	}
 }
 
+// An agent whose client is silent, as one is whose lid was closed, holds up one request for a while and no other.
+func TestSilentAgent(t *testing.T) {
+	k, path := serve(t)
+	k.patience = 50 * time.Millisecond
+	release := make(chan struct{})
+	asked := make(chan struct{}, 100)
+	defer k.Forward(func() (io.ReadWriteCloser, error) {
+		asked <- struct{}{}
+		<-release
+		return nil, errors.New("the connection has ended")
+	})()
+	defer close(release)
+	for range 3 {
+		if keys, err := sshagent.NewClient(dial(t, path)).List(); err != nil || comments(keys) != "git key" {
+			t.Errorf("List: %s, %v", comments(keys), err)
+		}
+	}
+	if len(asked) != 1 {
+		t.Errorf("a silent agent was asked %d times", len(asked))
+	}
+}
+
+// A client that hangs up frees its place, whatever the forwarded agent does.
+func TestClientHangsUp(t *testing.T) {
+	k, path := serve(t)
+	release := make(chan struct{})
+	asked := make(chan struct{}, maxClients+1)
+	defer k.Forward(func() (io.ReadWriteCloser, error) {
+		asked <- struct{}{}
+		<-release
+		return nil, errors.New("the connection has ended")
+	})()
+	defer close(release)
+	for range maxClients {
+		c := dial(t, path)
+		if err := writeFrame(c, []byte{requestIdentities}); err != nil {
+			t.Fatal(err)
+		}
+		<-asked
+		c.Close()
+	}
+	k.Set("", "")
+	for end := time.Now().Add(5 * time.Second); ; {
+		c := dial(t, path)
+		if err := writeFrame(c, []byte{signRequest}); err != nil {
+			t.Fatal(err)
+		}
+		c.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+		if _, err := c.Read(make([]byte, 1)); errors.Is(err, os.ErrDeadlineExceeded) {
+			break // it was not turned away
+		}
+		if time.Now().After(end) {
+			t.Fatal("clients that have gone hold all places")
+		}
+	}
+}
+
 func FuzzIdentities(f *testing.F) {
 	f.Add([]byte{identitiesAnswer, 0, 0, 0, 1, 0, 0, 0, 1, 'k', 0, 0, 0, 1, 'c'})
 	f.Add([]byte{identitiesAnswer, 0, 0, 0, 2, 0, 0, 0, 1, 'k'})

@@ -192,6 +192,20 @@ func TestX11(t *testing.T) {
 	eventually(t, "the display is closed with its session", func() bool { return !open("tcp", "127.0.0.1:"+strconv.Itoa(x11Port+n)) })
 }
 
+// A display whose port somebody else has on IPv6 is not taken: programs would tell the cookie there.
+func TestX11TakesBothFamilies(t *testing.T) {
+	squatter, err := net.Listen("tcp6", "[::1]:"+strconv.Itoa(x11Port+x11Last))
+	if err != nil {
+		t.Skip("no IPv6 on loopback here")
+	}
+	defer squatter.Close()
+	x := &x11{}
+	if err := x.listenFrom(x11Last); err == nil {
+		x.closeListeners()
+		t.Errorf("display %d was taken", x.number)
+	}
+}
+
 func TestX11SingleConnection(t *testing.T) {
 	w := serve(t)
 	c := w.client()

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -87,14 +88,27 @@ func (s *session) requestX11(payload []byte, sc *ssh.ServerConn) bool {
 	return true
 }
 
-// listen takes the first free display, on IPv4 and, where it can be, on IPv6.
-func (x *x11) listen() error {
-	for x.number = x11First; x.number <= x11Last; x.number++ {
-		l, err := listenLoopback("localhost", uint32(x11Port+x.number))
-		if err == nil {
-			x.listeners = l
+// listen takes the first display that is free on IPv4 and, where the system has that, on IPv6 as well: programs try
+// either first, and tell the cookie to whoever listens there.
+func (x *x11) listen() error { return x.listenFrom(x11First) }
+
+func (x *x11) listenFrom(first int) error {
+	for x.number = first; x.number <= x11Last; x.number++ {
+		port := strconv.Itoa(x11Port + x.number)
+		l4, err := net.Listen("tcp4", net.JoinHostPort("127.0.0.1", port))
+		if err != nil {
+			continue
+		}
+		l6, err := net.Listen("tcp6", net.JoinHostPort("::1", port))
+		switch {
+		case err == nil:
+			x.listeners = []net.Listener{l4, l6}
+			return nil
+		case errors.Is(err, syscall.EAFNOSUPPORT), errors.Is(err, syscall.EADDRNOTAVAIL):
+			x.listeners = []net.Listener{l4}
 			return nil
 		}
+		l4.Close()
 	}
 	return errors.New("no display is free")
 }
