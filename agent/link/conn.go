@@ -64,13 +64,20 @@ type streamConn struct {
 	unread atomic.Int64 // bytes read since the buffer was released
 
 	writeClosed sync.Once
+	reading     sync.Mutex // held by Read, so that drain begins once it has left
+	deadline    sync.Mutex // held while the read deadline is set: that of Close stands
 	closed      atomic.Bool
 	done        func() // called once, when both sides have closed or the other was given up
 }
 
 func (c *streamConn) Read(b []byte) (int, error) {
+	c.reading.Lock()
+	defer c.reading.Unlock()
+	if c.closed.Load() {
+		return 0, net.ErrClosed
+	}
 	n, err := c.Stream.Read(b)
-	if err != nil && c.closed.Load() {
+	if c.closed.Load() {
 		return n, net.ErrClosed
 	}
 	// yamux keeps a stream's buffer at its largest; releasing it does nothing while it holds data.
@@ -109,18 +116,25 @@ func (c *streamConn) CloseWrite() (err error) {
 // Close ends both directions. What still arrives is dropped until the other side closes as well, for a stream that
 // is closed at one side only would count for the life of the link.
 func (c *streamConn) Close() error {
-	if !c.closed.CompareAndSwap(false, true) {
+	c.deadline.Lock()
+	first := c.closed.CompareAndSwap(false, true)
+	if first {
+		_ = c.Stream.SetReadDeadline(time.Now().Add(-time.Second)) // wakes a Read
+	}
+	c.deadline.Unlock()
+	if !first {
 		return nil
 	}
 	err := c.CloseWrite()
-	_ = c.Stream.SetReadDeadline(time.Now().Add(-time.Second)) // wakes a Read
 	c.done()
 	return err
 }
 
-// drain runs after Close.
+// drain runs after Close. Its own deadline would let a Read wait on that Close has to wake.
 func (c *streamConn) drain() {
+	c.reading.Lock()
 	_ = c.Stream.SetReadDeadline(time.Now().Add(drainLimit))
+	c.reading.Unlock()
 	_, _ = io.Copy(io.Discard, struct{ io.Reader }{c.Stream})
 }
 
@@ -131,6 +145,8 @@ func (c *streamConn) SetDeadline(t time.Time) error {
 
 // SetReadDeadline is part of net.Conn.
 func (c *streamConn) SetReadDeadline(t time.Time) error {
+	c.deadline.Lock()
+	defer c.deadline.Unlock()
 	if c.closed.Load() {
 		return net.ErrClosed
 	}
