@@ -228,6 +228,19 @@ func (s *server) usersGroups(id uint32, p *packet) error {
 	return nil
 }
 
+// sameFile says whether two open files are one, by whatever names.
+func sameFile(a, b *os.File) (bool, error) {
+	fa, err := a.Stat()
+	if err != nil {
+		return false, err
+	}
+	fb, err := b.Stat()
+	if err != nil {
+		return false, err
+	}
+	return os.SameFile(fa, fb), nil
+}
+
 // copyData copies between two open files. A length of 0 means up to the end.
 func (s *server) copyData(p *packet) error {
 	from, err := s.fileOf(p)
@@ -240,10 +253,14 @@ func (s *server) copyData(p *packet) error {
 		return err
 	}
 	target := p.uint64()
-	switch {
-	case p.bad:
+	if p.bad {
 		return errBadMessage
-	case from == to || from.path == to.path: // as sftp-server; it could go on for ever
+	}
+	same, err := sameFile(from.file, to.file)
+	switch {
+	case err != nil:
+		return err
+	case same: // as sftp-server; it could go on for ever
 		return errors.New("source and target are one file")
 	case offset > math.MaxInt64 || target > math.MaxInt64:
 		return unix.EINVAL

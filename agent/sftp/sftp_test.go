@@ -267,9 +267,13 @@ func TestExtensions(t *testing.T) {
 	f := c.handleIs()
 	c.ask(typeOpen, str("g"), u32(openWrite|openCreate), none)
 	g := c.handleIs()
+	must(t, os.Link(filepath.Join(dir, "f"), filepath.Join(dir, "linked")))
+	c.ask(typeOpen, str("linked"), u32(openWrite), none)
+	linked := c.handleIs()
 	real, err := filepath.EvalSymlinks(dir)
 	must(t, err)
 	for _, tt := range []struct{ name, got, want string }{
+		{"copy to another name of the file", ext("copy-data", f, u64(0), u64(4), linked, u64(4)), "status 4"},
 		{"copy of more than there is", ext("copy-data", f, u64(0), u64(100), g, u64(0)), "status 1"}, // the draft; OpenSSH says 0
 		{"copy from beyond", ext("copy-data", f, u64(1<<63), u64(1), g, u64(0)), "status 5"},
 		{"home", ext("home-directory", str("")), real + " " + real + " nothing"},
