@@ -107,7 +107,7 @@ func (m mode) apply(t *unix.Termios) {
 	if i, ok := modeChars[m.op]; ok {
 		t.Cc[i] = byte(m.value)
 		if m.value == 255 { // the RFC's "disabled"
-			t.Cc[i] = 0
+			t.Cc[i] = disabled
 		}
 		return
 	}

@@ -8,6 +8,7 @@ type tcflag = uint64
 const (
 	getTermios = unix.TIOCGETA
 	setTermios = unix.TIOCSETA
+	disabled   = 0xff // _POSIX_VDISABLE
 )
 
 // systemFlags are modes that not every system has; this one has none of them.

@@ -8,6 +8,7 @@ type tcflag = uint32
 const (
 	getTermios = unix.TCGETS
 	setTermios = unix.TCSETS
+	disabled   = 0 // _POSIX_VDISABLE
 )
 
 // systemFlags are modes that not every system has.
