@@ -138,8 +138,8 @@ func (r *running) endOutput() {
 
 // joinPipes copies between a command without a terminal and its channel, until the command has ended and its output
 // is delivered, or the client has gone. What the command's children still write is waited for, as sshd does; what
-// nobody reads of stdin is not.
-func (r *running) joinPipes(ctx context.Context, ch ssh.Channel, openSSH bool) shell.Exit {
+// nobody reads of stdin is not. It calls endOutput once the output is delivered: the command may run on without any.
+func (r *running) joinPipes(ctx context.Context, ch ssh.Channel, endOutput func(), openSSH bool) shell.Exit {
 	var output sync.WaitGroup
 	output.Go(func() { copyOutput(ch, r.Stdout) })
 	output.Go(func() { copyOutput(ch.Stderr(), r.Stderr) })
@@ -155,6 +155,7 @@ func (r *running) joinPipes(ctx context.Context, ch ssh.Channel, openSSH bool) s
 	go func() {
 		defer close(done)
 		output.Wait()
+		endOutput()
 		<-r.exited
 	}()
 	select {

@@ -16,6 +16,7 @@ import (
 type session struct {
 	conn    *conn
 	channel ssh.Channel
+	eof     sync.Once     // sends EOF
 	done    chan struct{} // closed when the session's process has been dealt with; only if started
 
 	// ctx ends when the channel does, from either side.
@@ -242,7 +243,7 @@ func (s *session) runProcess(what start, openSSH bool) (shell.Exit, error) {
 	if p.master != nil {
 		return p.joinTerminal(s.ctx, s.channel), nil
 	}
-	return p.joinPipes(s.ctx, s.channel, openSSH), nil
+	return p.joinPipes(s.ctx, s.channel, s.closeWrite, openSSH), nil
 }
 
 // tell writes a line to the client's stderr.
@@ -252,8 +253,13 @@ func (s *session) tell(text string) {
 	}
 }
 
-// sendExit tells how the process ended. It comes after the last output and before EOF and CLOSE: a client that sees
-// the close first reports -1.
+// closeWrite tells the client that no more output comes. Its error means that the client has gone.
+func (s *session) closeWrite() {
+	s.eof.Do(func() { _ = s.channel.CloseWrite() })
+}
+
+// sendExit tells how the process ended. It comes after the last output and before CLOSE: a client that sees the close
+// first reports -1. EOF comes before or after it.
 func (s *session) sendExit(e shell.Exit) {
 	var err error
 	if e.Signal != 0 {
@@ -272,6 +278,6 @@ func (s *session) sendExit(e shell.Exit) {
 
 // close ends the channel in order. Its errors mean that the client has gone.
 func (s *session) close() {
-	_ = s.channel.CloseWrite()
+	s.closeWrite()
 	_ = s.channel.Close()
 }

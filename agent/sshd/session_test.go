@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -117,7 +118,35 @@ func alive(t *testing.T, pidFile string) bool {
 	return syscall.Kill(pid, 0) == nil
 }
 
-// exit-status comes before EOF and CLOSE, and after all output, every time.
+// The end of output is told when it comes, though the command runs on.
+func TestEndOfOutput(t *testing.T) {
+	w := serve(t)
+	pid := filepath.Join(w.dir, "pid")
+	cmd := w.command("ssh", "dev.berth", "echo $$ >"+pid+"; echo said; exec >&- 2>&-; exec sleep 600")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	late := time.AfterFunc(20*time.Second, func() { kill(t, pid) })
+	defer late.Stop()
+	b, err := io.ReadAll(out)
+	if err != nil || string(b) != "said\n" {
+		t.Errorf("output %q, %v", b, err)
+	}
+	if !alive(t, pid) {
+		t.Error("the output ended with the command only")
+	}
+	kill(t, pid)
+	var exit *exec.ExitError
+	if err := cmd.Wait(); !errors.As(err, &exit) {
+		t.Errorf("ssh after the command was killed: %v", err)
+	}
+}
+
+// exit-status comes before CLOSE, and after all output, every time.
 func TestOrderOfTheEnd(t *testing.T) {
 	w := serve(t)
 	c := w.client()
@@ -144,7 +173,7 @@ func TestOrderOfTheEnd(t *testing.T) {
 		if err != nil || !bytes.HasSuffix(out, []byte("\n2000\n")) {
 			t.Fatalf("run %d: output ends with %q, %v", i, out[max(0, len(out)-20):], err)
 		}
-		// EOF is in, so the status has to be there already; CLOSE has not been answered by us yet.
+		// EOF is in; the status comes before CLOSE, which ends the requests.
 		if got := <-status; got != code {
 			t.Fatalf("run %d: exit-status %d, want %d", i, got, code)
 		}
@@ -249,6 +278,10 @@ func TestAllowedEnv(t *testing.T) {
 		{"LD_LIBRARY_PATH", "x", false},
 		{"BASH_ENV", "x", false},
 		{"IFS", "x", false},
+		{"PS0", "x", false},
+		{"NODE_PATH", "x", false},
+		{"LUA_INIT", "x", false},
+		{"OPENSSL_CONF", "x", false},
 		{"GCONV_PATH", "x", false},
 		{"GLIBC_TUNABLES", "x", false},
 		{"GIT_SSH_COMMAND", "x", false},
@@ -394,7 +427,9 @@ func TestTerminalModes(t *testing.T) {
 		I byte
 		J uint32
 		K byte
-	}{53, 0, 1, 7, 36, 0, 72, 0, 129, 38400, 0})
+		L uint32
+		M byte
+	}{53, 0, 1, 7, 36, 0, 72, 0, 129, 38400, 2, 255, 0})
 	ch, reqs := terminalSession(t, c, 80, 24, string(modes))
 	go ssh.DiscardRequests(reqs)
 	exec1(t, ch, "stty -a")
@@ -402,7 +437,7 @@ func TestTerminalModes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{" -echo ", "-icrnl", "-onlcr", "intr = ^G", "speed 38400 baud"} {
+	for _, want := range []string{" -echo ", "-icrnl", "-onlcr", "intr = ^G", "quit = <undef>", "speed 38400 baud"} {
 		if !strings.Contains(string(out), want) {
 			t.Errorf("no %q in %s", want, out)
 		}
