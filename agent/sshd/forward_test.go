@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -278,6 +279,52 @@ func TestForwardIsCapped(t *testing.T) {
 	if n != maxForwards {
 		t.Errorf("%d forwards granted, want %d", n, maxForwards)
 	}
+}
+
+// What connects to a forward whose client does not answer is counted, and closed beyond the cap.
+func TestUnansweredForwardsAreCapped(t *testing.T) {
+	const most = 3
+	w := serve(t, func(c *Config, _ *workspace) { c.channels = most })
+	c := w.client()
+	opened := c.HandleChannelOpen("forwarded-tcpip")
+	ok, port, err := c.SendRequest("tcpip-forward", true, ssh.Marshal(struct {
+		H string
+		P uint32
+	}{"127.0.0.1", 0}))
+	if err != nil || !ok {
+		t.Fatal("tcpip-forward:", ok, err)
+	}
+	addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(int(binary.BigEndian.Uint32(port))))
+	dial := func() net.Conn {
+		nc, err := net.Dial("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { nc.Close() })
+		_ = nc.SetReadDeadline(time.Now().Add(20 * time.Second))
+		return nc
+	}
+	var held []ssh.NewChannel
+	for range most {
+		dial()
+		held = append(held, <-opened)
+	}
+	var netErr net.Error
+	if _, err := dial().Read(make([]byte, 1)); err == nil || errors.As(err, &netErr) && netErr.Timeout() {
+		t.Errorf("one more than the cap: %v", err)
+	}
+	if err := held[0].Reject(ssh.Prohibited, ""); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "there is room again", func() bool {
+		dial()
+		select {
+		case <-opened:
+			return true
+		case <-time.After(100 * time.Millisecond):
+			return false
+		}
+	})
 }
 
 // A root agent reaches unix sockets with the user's rights only.

@@ -217,7 +217,7 @@ func (c *conn) cancelForward(key forwardKey) bool {
 }
 
 // accept opens a channel to the client for each connection, until the listener is closed or ctx ends. The connections
-// live on.
+// live on. Beyond the cap on channels, which counts those that the client has not answered, they are closed.
 func (c *conn) accept(ctx context.Context, l net.Listener, open func(net.Conn) (kind string, extra []byte), sc *ssh.ServerConn) {
 	for {
 		nc, err := l.Accept()
@@ -237,9 +237,15 @@ func (c *conn) accept(ctx context.Context, l net.Listener, open func(net.Conn) (
 			nc.Close()
 			continue
 		}
+		if !c.enter() {
+			nc.Close()
+			c.handlers.Done()
+			continue
+		}
 		kind, extra := open(nc)
 		go func() {
 			defer c.handlers.Done()
+			defer c.leave()
 			ch, reqs, err := sc.OpenChannel(kind, extra)
 			if err != nil {
 				nc.Close()

@@ -138,7 +138,7 @@ func (s *Server) Close() {
 	s.mu.Unlock()
 }
 
-// Wait returns when every process that was started has ended and no connection is left.
+// Wait returns when every process that was started has ended. Connections are for the callers of ServeConn to await.
 func (s *Server) Wait() { s.children.Wait() }
 
 func (s *Server) forget(c *conn) {
@@ -284,21 +284,30 @@ func (c *conn) handle(f func(*ssh.ServerConn, ssh.NewChannel)) gl.ChannelHandler
 		}
 		defer c.handlers.Done()
 		c.announce.Do(func() { c.announceHostKeys(sc) })
-		c.mu.Lock()
-		full := c.channels >= c.srv.cfg.channels
-		if !full {
-			c.channels++
-		}
-		c.mu.Unlock()
-		if full {
+		if !c.enter() {
 			c.refuse(nc)
 			return
 		}
+		defer c.leave()
 		f(sc, nc)
-		c.mu.Lock()
-		c.channels--
-		c.mu.Unlock()
 	}
+}
+
+// enter counts a channel in; it fails when there are too many. leave counts it out.
+func (c *conn) enter() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.channels >= c.srv.cfg.channels {
+		return false
+	}
+	c.channels++
+	return true
+}
+
+func (c *conn) leave() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.channels--
 }
 
 // request adapts a global request's handler to the frame.
