@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -207,6 +208,33 @@ func TestSCPInput(t *testing.T) {
 				t.Error("left its target")
 			}
 		})
+	}
+}
+
+// What is no file is refused and not waited for.
+func TestSCPOfFIFO(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "fifo")
+	if err := syscall.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	said := new(bytes.Buffer)
+	ended := make(chan error, 1)
+	go func() {
+		ended <- runSCP([]string{"-f", path}, struct {
+			readOnly
+			writeOnly
+		}{readOnly{strings.NewReader("\x00")}, writeOnly{said}})
+	}()
+	select {
+	case err := <-ended:
+		if err == nil || !strings.Contains(said.String(), "not a regular file") {
+			t.Errorf("said %q, %v", said, err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("waits for somebody to write to a FIFO")
+		if f, err := os.OpenFile(path, os.O_WRONLY|syscall.O_NONBLOCK, 0); err == nil {
+			f.Close() // it goes on
+		}
 	}
 }
 

@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // The remote side of the old scp protocol, for images that have no scp. Each side sends one byte for each step: 0 for
@@ -144,7 +146,7 @@ func (s *scp) source(paths []string) error {
 }
 
 func (s *scp) send(path string) error {
-	f, err := os.Open(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // a FIFO does not wait for its writer
 	if err != nil {
 		return s.warn(err)
 	}
