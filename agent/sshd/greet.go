@@ -137,10 +137,14 @@ func exchangeLogin(u *shell.User, now login) (before login) {
 		}
 		line := fmt.Sprintf("%s %s %s\n", now.at.UTC().Format(time.RFC3339), now.host, now.person)
 		tmp := fmt.Sprintf("%s.%d", path, now.at.UnixNano())
-		if err := os.WriteFile(tmp, []byte(line), 0o600); err != nil {
-			return err
+		err := os.WriteFile(tmp, []byte(line), 0o600)
+		if err == nil {
+			err = os.Rename(tmp, path)
 		}
-		return os.Rename(tmp, path)
+		if err != nil {
+			_ = os.Remove(tmp) // it may not be there
+		}
+		return err
 	})
 	return before
 }

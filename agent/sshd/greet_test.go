@@ -82,3 +82,20 @@ func TestLastLogin(t *testing.T) {
 		}
 	}
 }
+
+// What cannot be kept leaves nothing behind.
+func TestLastLoginThatCannotBeKept(t *testing.T) {
+	u, err := shell.Current()
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.Home = t.TempDir()
+	dir := filepath.Join(u.Home, ".local/state/berth")
+	if err := os.MkdirAll(filepath.Join(dir, "last-login/in-the-way"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	exchangeLogin(u, login{at: time.Now(), host: "192.0.2.7"})
+	if names, err := os.ReadDir(dir); err != nil || len(names) != 1 {
+		t.Errorf("there is %v, %v", names, err)
+	}
+}
