@@ -13,8 +13,8 @@ var signals = map[string]syscall.Signal{
 	"USR1": syscall.SIGUSR1, "USR2": syscall.SIGUSR2,
 }
 
-// moreSignals are those that some clients send and that sshd passes on, or that end a process and have no name in
-// the RFC; those are told with OpenSSH's suffix.
+// moreSignals have no name in the RFC: those that some clients send, and those that end a process, which are told with
+// OpenSSH's suffix.
 var moreSignals = map[string]syscall.Signal{
 	"BUS": syscall.SIGBUS, "SYS": syscall.SIGSYS, "TRAP": syscall.SIGTRAP, "XCPU": syscall.SIGXCPU, "XFSZ": syscall.SIGXFSZ,
 	"WINCH": syscall.SIGWINCH, "STOP": syscall.SIGSTOP, "CONT": syscall.SIGCONT, "TSTP": syscall.SIGTSTP,

@@ -52,8 +52,8 @@ func splice(ch ssh.Channel, reqs <-chan *ssh.Request, nc halfCloser) {
 				last = now
 				continue
 			}
-			nc.Close() // ends both directions
-			ch.Close()
+			nc.Close()
+			ch.Close() // ends when the client answers it, or with the connection
 		}
 		if err != nil && stall == nil {
 			last, stall = moved.Load(), time.After(stallLimit)
