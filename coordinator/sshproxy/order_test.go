@@ -150,6 +150,37 @@ func TestForwardComesAfterItsReply(t *testing.T) {
 	}
 }
 
+// However many connections come while a forward waits for its reply, the reply gets through.
+func TestManyForwardsBeforeTheReply(t *testing.T) {
+	const many = 40 // more than the library queues before it reads no further
+	r := newRig(t)
+	go func() {
+		for req := range r.server.Requests {
+			for range many {
+				go func() { _, _, _ = r.server.Conn.OpenChannel("forwarded-tcpip", nil) }()
+			}
+			time.Sleep(100 * time.Millisecond) // in which the channels come first
+			_ = req.Reply(true, nil)
+		}
+	}()
+	replied := make(chan error, 1)
+	go func() {
+		_, _, err := r.client.Conn.SendRequest("tcpip-forward", true, nil)
+		replied <- err
+	}()
+	select {
+	case err := <-replied:
+		if err != nil {
+			t.Fatal(err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("the reply does not come")
+	}
+	for range many {
+		_ = (<-r.client.Channels).Reject(ssh.Prohibited, "")
+	}
+}
+
 // A terminal that is resized while its workspace is away is not cut for it.
 func TestResizesAreJoined(t *testing.T) {
 	r := newRig(t)

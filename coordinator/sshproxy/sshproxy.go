@@ -202,9 +202,6 @@ func (j *join) awaitForward() {
 func (j *join) channels(in <-chan ssh.NewChannel, out ssh.Conn, toClient bool) {
 	room := make(chan struct{}, maxChannels)
 	for nc := range in {
-		if toClient {
-			j.awaitForward()
-		}
 		select {
 		case room <- struct{}{}:
 		default:
@@ -214,6 +211,9 @@ func (j *join) channels(in <-chan ssh.NewChannel, out ssh.Conn, toClient bool) {
 		j.enter()
 		j.work.Go(func() {
 			defer j.leave()
+			if toClient {
+				j.awaitForward() // not in the loop: the reply comes over the connection that waits for us to take channels
+			}
 			j.channel(nc, out, toClient)
 			<-room
 		})
