@@ -58,7 +58,7 @@ func (c Console) app() *app {
 
 // consoleCommands are the commands of a console, each with its flags. What is not here does not exist there. Left out is
 // what touches files of the machine it runs on, starts programs, opens streams, or hands out what would outlive the key
-// that let somebody in: tokens, keys, users.
+// that let somebody in: tokens, keys, users, and what later starts would run: scripts, dotfiles, secrets.
 var consoleCommands = map[string][]string{
 	"whoami":            {"output"},
 	"tokens list":       {"output"},
@@ -67,10 +67,9 @@ var consoleCommands = map[string][]string{
 	"keys remove":       {},
 	"keys git":          {"output"},
 	"secrets list":      {"output"},
-	"secrets set":       {"env", "file"},
 	"secrets remove":    {},
-	"dotfiles":          {"none", "output"},
-	"personalize":       {"none", "show"},
+	"dotfiles":          {"output"},
+	"personalize":       {"show"},
 	"create":            {"template", "version", "set", "stopped", "no-wait"},
 	"list":              {"all", "quiet", "output"},
 	"show":              {"output"},
@@ -83,7 +82,6 @@ var consoleCommands = map[string][]string{
 	"logs":              {"follow", "build", "agent", "output"},
 	"builds":            {"output"},
 	"timings":           {"build", "output"},
-	"why":               {"output"},
 	"ssh-config":        {"stdout"},
 	"ping":              {"count", "output"},
 	"template list":     {"output"},
@@ -92,6 +90,9 @@ var consoleCommands = map[string][]string{
 	"users delete":      {"yes"},
 	"version":           {"output"},
 }
+
+// consoleShows are the commands that set what they show, where they are given an argument. A console only shows.
+var consoleShows = []string{"dotfiles", "personalize"}
 
 // restrict takes from a tree of commands what the console does not offer.
 func (c *Console) restrict(root *cobra.Command) {
@@ -114,6 +115,9 @@ func prune(cmd *cobra.Command, path string) bool {
 		switch {
 		case listed:
 			keepFlags(sub, flags)
+			if slices.Contains(consoleShows, below) {
+				onlyShow(sub)
+			}
 		case !left:
 			for _, name := range append(sub.Aliases, sub.Name()) {
 				removed[name] = true
@@ -132,6 +136,19 @@ func prune(cmd *cobra.Command, path string) bool {
 		return unknownOrHelp(cmd, args)
 	}
 	return true
+}
+
+// onlyShow makes of a command that shows or sets one that shows.
+func onlyShow(cmd *cobra.Command) {
+	cmd.Use = cmd.Name()
+	cmd.Short = strings.Replace(strings.Replace(cmd.Short, "Show or set", "Show", 1), "Show or store", "Show", 1)
+	cmd.Long, cmd.Example = "", ""
+	cmd.Args = func(_ *cobra.Command, args []string) error {
+		if len(args) > 0 {
+			return usage("the console only shows %s", cmd.Name()).WithHint("the berth command on your own machine sets it")
+		}
+		return nil
+	}
 }
 
 // keepFlags takes all flags from a command but some. One that prints JSON gets --json for it.

@@ -77,7 +77,7 @@ func TestConsoleOffersTheListOnly(t *testing.T) {
 		}
 	})
 	for path := range consoleCommands {
-		if path != "why" && !slices.Contains(found, path) {
+		if !slices.Contains(found, path) {
 			t.Errorf("there is no command %q", path)
 		}
 	}
@@ -104,6 +104,11 @@ func TestConsoleRefuses(t *testing.T) {
 		{"keys", "add", secret},
 		{"users", "create", "bob", "--ssh-key", secret},
 		{"personalize", secret},
+		{"personalize", "-"},
+		{"personalize", "--none"},
+		{"dotfiles", "https://git.example.com/x"},
+		{"dotfiles", "--none"},
+		{"secrets", "set", "npm", "--env", "NPM_TOKEN"},
 		{"ssh-config", "--remove"},
 		{"list", "--config-dir", home},
 		{"list", "--url", "http://127.0.0.1:1"},

@@ -81,6 +81,9 @@ func (w *world) api() http.Handler {
 		return rest.Build{Number: 7, Transition: coordinator.Start, Status: coordinator.BuildSucceeded}
 	})
 	handle("POST /tokens", func(*http.Request) any { return rest.CreatedToken{Secret: "leaked"} })
+	for _, path := range []string{"/dotfiles", "/personalize", "/secrets/x"} {
+		handle("PUT "+path, func(*http.Request) any { return struct{}{} })
+	}
 	return mux
 }
 
@@ -193,7 +196,7 @@ func TestRoutes(t *testing.T) {
 	w := newWorld(t)
 	for _, r := range []string{
 		"POST /tokens", "POST /keys", "POST /users", "POST /setup", "GET /workspaces/me/dev/connect", "POST /templates/x/versions",
-		"GET /templates/x/versions/1/archive", "GET /agent/link", "GET /../../healthz",
+		"PUT /secrets/x", "PUT /dotfiles", "PUT /personalize", "GET /templates/x/versions/1/archive", "GET /agent/link", "GET /../../healthz",
 	} {
 		method, path, _ := strings.Cut(r, " ")
 		rec := httptest.NewRecorder()
@@ -350,6 +353,42 @@ func TestShutdown(t *testing.T) {
 		t.Errorf("the screen ended with %v", err)
 	}
 	shown.until(t, `shuts down`)
+}
+
+// Nor for a command that reads its input; Ctrl-C, as a signal, ends it as well.
+func TestReadingEnds(t *testing.T) {
+	w := newWorld(t)
+	for _, shutdown := range []bool{false, true} {
+		s, _, shown := w.terminal("xterm")
+		if err := s.Start("delete dev"); err != nil {
+			t.Fatal(err)
+		}
+		shown.until(t, `Type dev`)
+		if shutdown {
+			close(w.done)
+		} else if err := s.Signal(ssh.SIGINT); err != nil {
+			t.Fatal(err)
+		}
+		var exit *ssh.ExitError
+		if err := s.Wait(); !errors.As(err, &exit) || exit.ExitStatus() == 0 || shutdown && exit.ExitStatus() != 6 {
+			t.Errorf("shutdown %v: %v", shutdown, err)
+		}
+	}
+}
+
+// A build that follows another of its workspace takes its place among those that are followed.
+func TestFollowsTheNextBuild(t *testing.T) {
+	m := &model{now: time.Now, progress: map[string]progress{}, work: &tasks{}}
+	var list []rest.Workspace
+	for i := range maxFollows {
+		list = append(list, rest.Workspace{Name: fmt.Sprint("w", i), Build: &rest.Build{Number: 1, Status: coordinator.BuildRunning}})
+	}
+	m.listed(listMsg{list: list})
+	list[0].Build = &rest.Build{Number: 2, Status: coordinator.BuildRunning}
+	m.listed(listMsg{list: list})
+	if got := m.progress["w0"].build; got != 2 || len(m.progress) != maxFollows {
+		t.Errorf("build %d is followed, %d in all", got, len(m.progress))
+	}
 }
 
 // A client that goes away leaves nothing behind, which goleak checks.

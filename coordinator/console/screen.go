@@ -287,21 +287,22 @@ func (m *model) listed(msg listMsg) tea.Cmd {
 		return nil
 	}
 	m.all, m.loaded = msg.list, true
-	var cmds []tea.Cmd
-	live := map[string]bool{}
+	live := map[string]int{}
 	for _, w := range m.all {
-		if w.Build == nil || !w.Build.Status.Open() {
-			continue
-		}
-		live[w.Name] = true
-		if m.progress[w.Name].build != w.Build.Number && len(m.progress) < maxFollows {
-			m.progress[w.Name] = progress{build: w.Build.Number, since: m.now()}
-			cmds = append(cmds, m.follow(w.Name, w.Build.Number))
+		if w.Build != nil && w.Build.Status.Open() {
+			live[w.Name] = w.Build.Number
 		}
 	}
-	for name := range m.progress {
-		if !live[name] {
+	for name, p := range m.progress { // first, for they take the places of others
+		if live[name] != p.build {
 			delete(m.progress, name)
+		}
+	}
+	var cmds []tea.Cmd
+	for _, w := range m.all {
+		if build := live[w.Name]; build != 0 && m.progress[w.Name].build != build && len(m.progress) < maxFollows {
+			m.progress[w.Name] = progress{build: build, since: m.now()}
+			cmds = append(cmds, m.follow(w.Name, build))
 		}
 	}
 	return tea.Batch(cmds...)

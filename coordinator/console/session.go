@@ -258,6 +258,8 @@ func (s *session) command(ctx context.Context, c *client.Client, args []string) 
 	}
 	keys := s.keys.open()
 	defer keys.close()
+	stop := context.AfterFunc(ctx, keys.close) // what reads stdin ends with ctx
+	defer stop()
 	con := cli.Console{Client: c, Name: s.console.cfg.Name, In: keys, Out: s.ch, Err: s.ch.Stderr(), Term: s.pty.Term}
 	if s.terminal {
 		s.keys.onInterrupt(cancel)

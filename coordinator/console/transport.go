@@ -14,21 +14,22 @@ import (
 )
 
 // routes are what a console may ask the API. Left out is what would make of a key, which may have been used through an
-// agent that its owner forwarded somewhere, a way in that outlives it: new tokens, keys and users. So are streams into
-// workspaces, archives of templates, and the agents' link.
+// agent that its owner forwarded somewhere, a way in that outlives it: new tokens, keys and users, and scripts,
+// dotfiles and secrets that later starts would use. So are streams into workspaces, archives of templates, and the
+// agents' link.
 var routes = []string{
 	"GET /server", "GET /whoami",
 	"GET /tokens", "DELETE /tokens/{id}",
 	"GET /keys", "DELETE /keys/{id}", "GET /keys/git",
-	"GET /secrets", "PUT /secrets/{name}", "DELETE /secrets/{name}",
-	"GET /dotfiles", "PUT /dotfiles", "GET /personalize", "PUT /personalize",
+	"GET /secrets", "DELETE /secrets/{name}",
+	"GET /dotfiles", "GET /personalize",
 	"GET /users", "DELETE /users/{name}",
 	"GET /templates", "GET /templates/{template}", "GET /templates/{template}/versions", "GET /templates/{template}/versions/{version}",
 	"GET /workspaces", "POST /workspaces", "GET /workspaces/{owner}/{name}", "DELETE /workspaces/{owner}/{name}",
 	"POST /workspaces/{owner}/{name}/start", "POST /workspaces/{owner}/{name}/restart", "POST /workspaces/{owner}/{name}/stop",
 	"GET /workspaces/{owner}/{name}/builds", "GET /workspaces/{owner}/{name}/builds/{build}",
 	"POST /workspaces/{owner}/{name}/builds/{build}/cancel", "GET /workspaces/{owner}/{name}/builds/{build}/log",
-	"GET /workspaces/{owner}/{name}/ping", "GET /workspaces/{owner}/{name}/why",
+	"GET /workspaces/{owner}/{name}/ping",
 }
 
 // only lets the routes of a console through to the API.
