@@ -38,7 +38,7 @@ func scanAudit(r row) (a coordinator.AuditEntry, err error) {
 // expiredTokens is how long a token is still listed after it has expired.
 const expiredTokens = 30 * 24 * time.Hour
 
-// Prune removes what is past its retention: sessions, audit entries and summaries of deleted workspaces, tokens that
+// Prune removes what is past its retention: sessions that have ended, audit entries and summaries of deleted workspaces, tokens that
 // expired a while ago, and the logs of all but the last KeepBuildLogs builds of a workspace and versions of a
 // template. It works in small transactions, so that others can write in between.
 func (s *Store) Prune(ctx context.Context, now time.Time) error {
@@ -46,7 +46,7 @@ func (s *Store) Prune(ctx context.Context, now time.Time) error {
 		query  string
 		before time.Time
 	}{
-		{`DELETE FROM sessions WHERE started < ?`, now.Add(-coordinator.SessionRetention)},
+		{`DELETE FROM sessions WHERE started < ? AND ended > 0`, now.Add(-coordinator.SessionRetention)},
 		{`DELETE FROM audit WHERE time < ?`, now.Add(-coordinator.AuditRetention)},
 		{`DELETE FROM deleted_workspaces WHERE deleted < ?`, now.Add(-coordinator.AuditRetention)},
 		{`DELETE FROM tokens WHERE expires > 0 AND expires < ?`, now.Add(-expiredTokens)},

@@ -412,6 +412,7 @@ func TestPrune(t *testing.T) {
 		ok(t, w.OpenSession(ctx, coordinator.SessionRecord{ID: name, WorkspaceID: w.ws.ID, UserID: w.user.ID, Started: noon.Add(-ago)}))
 	}
 	ok(t, w.CloseSession(ctx, coordinator.SessionRecord{ID: "young", Ended: noon, BytesIn: 5, BytesOut: 7}))
+	ok(t, w.CloseSession(ctx, coordinator.SessionRecord{ID: "old", Ended: noon.Add(-90 * day)}))
 	for name, ago := range map[string]time.Duration{"old": 366 * day, "young": 364 * day} {
 		ok(t, w.Audit(ctx, coordinator.AuditEntry{Time: noon.Add(-ago), ActorName: "alice", Action: "key.add", Target: name}))
 		must(w.write.Exec(`INSERT INTO deleted_workspaces VALUES (?, 'o', 'n', 't', 1, 0, ?)`, name, ms(noon.Add(-ago))))(t)
@@ -431,6 +432,7 @@ func TestPrune(t *testing.T) {
 	// A coordinator that begins ends what the one before it had open, and only that.
 	ok(t, w.OpenSession(ctx, coordinator.SessionRecord{ID: "cut", WorkspaceID: w.ws.ID, UserID: w.user.ID, Started: noon}))
 	ok(t, w.Activate(ctx, os.Getpid(), noon.Add(time.Minute)))
+	ok(t, w.OpenSession(ctx, coordinator.SessionRecord{ID: "long", WorkspaceID: w.ws.ID, UserID: w.user.ID, Started: noon.Add(-91 * day)}))
 
 	other := worldIn2(t, w, "other")
 	b := other.run(t, coordinator.Start, succeeded)
@@ -445,6 +447,7 @@ func TestPrune(t *testing.T) {
 			{"sessions", `SELECT count(*) FROM sessions WHERE id = 'young' AND ended > 0 AND bytes_in = 5 AND bytes_out = 7`, 1},
 			{"sessions that were cut", fmt.Sprintf(`SELECT count(*) FROM sessions WHERE id = 'cut' AND lost = 1 AND ended = %d`, ms(noon.Add(time.Minute))), 1},
 			{"sessions of before", fmt.Sprintf(`SELECT count(*) FROM sessions WHERE id = 'young' AND lost = 0 AND ended = %d`, ms(noon)), 1},
+			{"old sessions that go on", `SELECT count(*) FROM sessions WHERE id = 'long'`, 1},
 			{"old sessions", `SELECT count(*) FROM sessions WHERE id = 'old'`, 0},
 			{"audit", `SELECT count(*) FROM audit WHERE target = 'young'`, 1},
 			{"old audit", `SELECT count(*) FROM audit WHERE target = 'old'`, 0},
