@@ -23,6 +23,7 @@ const (
 const (
 	ViaDoor    = "door"    // ssh to the door, terminated there
 	ViaJump    = "jump"    // ProxyJump through the door, end to end
+	ViaConsole = "console" // a shell from the console at the door
 	ViaConnect = "connect" // berth connect, end to end
 	ViaProbe   = "probe"   // the coordinator's own look, e.g. berth ping
 )

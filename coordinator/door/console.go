@@ -38,7 +38,7 @@ func (c *conn) serveConsole(sc *ssh.ServerConn, chans <-chan ssh.NewChannel, req
 
 // enterConsole opens SSH to a workspace for somebody at the console.
 func (c *conn) enterConsole(ctx context.Context, t coordinator.Target, progress func(coordinator.Progress)) (*ssh.Client, func(), error) {
-	stream, err := c.enter(ctx, entry.Request{Target: t, Via: agent.ViaDoor, Progress: progress})
+	stream, err := c.enter(ctx, entry.Request{Target: t, Via: agent.ViaConsole, Progress: progress})
 	if err != nil {
 		return nil, nil, err
 	}

@@ -30,7 +30,9 @@ const (
 	maxWaiting, maxAllWaiting = 100, 2000 // those of them that wait for a workspace
 )
 
-// RSA keys outside these sizes are not looked at: checking a huge one costs minutes before anybody is known.
+// RSA keys outside these sizes let nobody in and are not looked up; a client that asks first is told no and need not
+// sign. A signature that comes all the same is verified: the library, which reads keys of up to 16384 bits, does so before
+// it heeds the error of PublicKeyCallback.
 const (
 	minRSABits = 2048
 	maxRSABits = 4096
@@ -80,6 +82,7 @@ type conn struct {
 	// Owned by the handshake until it has ended, then read only.
 	over    bool   // a login was refused for good: no other key is tried
 	guessed bool   // tried what is asked for nowhere, a password
+	known   bool   // offered a registered key; its owner may still look for a passphrase or a security key
 	leave   func() // of the quota of connections; nil before a key was proved
 	mode    mode
 	user    coordinator.User
@@ -134,6 +137,7 @@ func (c *conn) serve() {
 		},
 		PublicKeyCallback: func(_ ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
 			_, _, err := c.owner(key)
+			c.known = c.known || err == nil
 			return &ssh.Permissions{}, err
 		},
 		VerifiedPublicKeyCallback: func(m ssh.ConnMetadata, key ssh.PublicKey, _ *ssh.Permissions, _ string) (*ssh.Permissions, error) {
@@ -148,7 +152,7 @@ func (c *conn) serve() {
 	if err != nil {
 		what, bad := c.offended(err)
 		if bad {
-			c.door.fines.add(source(c.net.RemoteAddr()), what, time.Now())
+			c.door.fines.add(source(c.net.RemoteAddr()), what, c.door.now())
 		}
 		c.log.Info("ssh login failed", "offence", what.name, "error", err)
 		return
@@ -250,7 +254,7 @@ func (c *conn) via() string {
 	case terminated:
 		return agent.ViaDoor
 	case console:
-		return "console"
+		return agent.ViaConsole
 	default:
 		return agent.ViaJump
 	}

@@ -24,7 +24,8 @@ var (
 	badSignature = offence{"failed signature", 6 * time.Second}
 	// guesses are passwords, which are asked for nowhere, and more keys than maxOffers.
 	guesses = offence{"too many authentication failures", 5 * time.Second}
-	// tooSlow is a login that was not over at the end of its grace.
+	// tooSlow is a login that was not over at the end of its grace, of somebody who offered no registered key: with one,
+	// a person may have been slow to type a passphrase or to touch a security key.
 	tooSlow = offence{"login took too long", 10 * time.Second}
 )
 
@@ -122,6 +123,8 @@ func (c *conn) offended(err error) (offence, bool) {
 		return offence{}, false
 	case isBadSignature(err):
 		return badSignature, true
+	case c.late.Load() && c.known:
+		return offence{}, false
 	case c.late.Load():
 		return tooSlow, true
 	case c.guessed || strings.Contains(err.Error(), "too many authentication "):

@@ -127,8 +127,12 @@ func (c *conn) split(chans <-chan ssh.NewChannel, through chan<- ssh.NewChannel)
 }
 
 // enter enters a workspace in the user's name. Where that means to wait, the caps of waiters count: a start holds a
-// connection for minutes, before anything can be seen of it.
+// connection for minutes, before anything can be seen of it. A connection may be older than that, so the key that
+// opened it is looked up again.
 func (c *conn) enter(ctx context.Context, r entry.Request) (*entry.Stream, error) {
+	if err := c.keyStands(ctx); err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	release, tell := func() {}, r.Progress
@@ -155,6 +159,19 @@ func (c *conn) enter(ctx context.Context, r entry.Request) (*entry.Stream, error
 		err = why
 	}
 	return s, err
+}
+
+// keyStands fails where the key that was proved is the user's no more.
+func (c *conn) keyStands(ctx context.Context) error {
+	user, _, err := c.door.cfg.Store.UserByFingerprint(ctx, c.key)
+	switch {
+	case err != nil && coordinator.CodeOf(err) != coordinator.CodeNotFound:
+		return fmt.Errorf("look up key: %w", err)
+	case err != nil || user.ID != c.user.ID:
+		return coordinator.Errorf(coordinator.CodeDenied, "the key of this connection is not registered any more").
+			WithHint("log in again, with a key that is")
+	}
+	return nil
 }
 
 // dropInside ends the connection to the workspace, which also ends the session's record.

@@ -8,7 +8,7 @@ type Session struct {
 	Workspace string    `json:"workspace"` // owner/name
 	Agent     string    `json:"agent"`
 	User      string    `json:"user"`
-	Via       string    `json:"via" doc:"connect, jump or door"`
+	Via       string    `json:"via" doc:"connect, jump, door or console"`
 	Peer      string    `json:"peer" doc:"host:port that it came from"`
 	Key       string    `json:"key,omitempty" doc:"fingerprint of the key that the coordinator verified"`
 	Token     string    `json:"token,omitempty" doc:"name of the API token that opened it"`
