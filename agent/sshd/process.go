@@ -23,6 +23,9 @@ const (
 	terminalIdle = 100 * time.Millisecond
 	// terminalRest is the most that is read from it then; the kernel holds no more.
 	terminalRest = 1 << 20
+	// exitGrace is how long a command, whose output has ended, has to end as well before EOF is sent: most do at once,
+	// and how they ended comes before EOF then.
+	exitGrace = 100 * time.Millisecond
 )
 
 // A running is a session's process.
@@ -138,7 +141,7 @@ func (r *running) endOutput() {
 
 // joinPipes copies between a command without a terminal and its channel, until the command has ended and its output
 // is delivered, or the client has gone. What the command's children still write is waited for, as sshd does; what
-// nobody reads of stdin is not. It calls endOutput once the output is delivered: the command may run on without any.
+// nobody reads of stdin is not. It calls endOutput where the command runs on once its output is delivered.
 func (r *running) joinPipes(ctx context.Context, ch ssh.Channel, endOutput func(), openSSH bool) shell.Exit {
 	var output sync.WaitGroup
 	output.Go(func() { copyOutput(ch, r.Stdout) })
@@ -155,6 +158,13 @@ func (r *running) joinPipes(ctx context.Context, ch ssh.Channel, endOutput func(
 	go func() {
 		defer close(done)
 		output.Wait()
+		grace := time.NewTimer(exitGrace)
+		defer grace.Stop()
+		select {
+		case <-r.exited:
+			return
+		case <-grace.C:
+		}
 		endOutput()
 		<-r.exited
 	}()

@@ -259,7 +259,7 @@ func (s *session) closeWrite() {
 }
 
 // sendExit tells how the process ended. It comes after the last output and before CLOSE: a client that sees the close
-// first reports -1. EOF comes before or after it.
+// first reports -1. EOF comes after it, unless the command runs on without output.
 func (s *session) sendExit(e shell.Exit) {
 	var err error
 	if e.Signal != 0 {
