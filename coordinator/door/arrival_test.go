@@ -10,10 +10,14 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
+// hurried lets clients that have a timer in at once.
+func hurried(w *world) {
+	w.tune = func(d *Server) { d.patience = 100 * time.Millisecond }
+}
+
 // A client that has a timer for authentication is let in while its workspace starts, and its channels wait.
 func TestEarlySuccess(t *testing.T) {
-	w := newWorld(t, func(w *world) { w.buildTime = 3 * time.Second })
-	w.door.patience = 100 * time.Millisecond
+	w := newWorld(t, hurried, func(w *world) { w.buildTime = 3 * time.Second })
 	c, err := w.dial("stopped", ssh.PublicKeys(w.key))
 	if err != nil {
 		t.Fatal(err)
@@ -49,8 +53,7 @@ func TestEarlySuccess(t *testing.T) {
 
 // A start that fails after that ends each command with the reason and the status of the CLI.
 func TestEarlySuccessThenFailure(t *testing.T) {
-	w := newWorld(t, func(w *world) { w.buildTime, w.buildErr = 2*time.Second, "no space" })
-	w.door.patience = 100 * time.Millisecond
+	w := newWorld(t, hurried, func(w *world) { w.buildTime, w.buildErr = 2*time.Second, "no space" })
 	c, err := w.dial("stopped", ssh.PublicKeys(w.key))
 	if err != nil {
 		t.Fatal(err)
@@ -73,8 +76,7 @@ func TestEarlySuccessThenFailure(t *testing.T) {
 
 // One that goes away meanwhile leaves nothing behind.
 func TestEarlySuccessThenGone(t *testing.T) {
-	w := newWorld(t, func(w *world) { w.buildTime = time.Hour })
-	w.door.patience = 100 * time.Millisecond
+	w := newWorld(t, hurried, func(w *world) { w.buildTime = time.Hour })
 	c, err := w.dial("stopped", ssh.PublicKeys(w.key))
 	if err != nil {
 		t.Fatal(err)

@@ -195,7 +195,7 @@ func (d *Server) Shutdown(ctx context.Context) error {
 func (d *Server) serveConn(nc net.Conn) {
 	defer nc.Close()
 	src := source(nc.RemoteAddr())
-	if left := d.fines.left(src, time.Now()); left > 0 {
+	if left := d.fines.left(src, d.now()); left > 0 {
 		d.refuse(nc, fmt.Errorf("too many failed logins from your address; try again in %v", left.Round(time.Second)))
 		return
 	}

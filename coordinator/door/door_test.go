@@ -706,25 +706,31 @@ func TestNew(t *testing.T) {
 // shorter than the start.
 func TestScriptOnStdin(t *testing.T) {
 	w := newWorld(t, func(w *world) { w.buildTime = 4 * time.Second })
+	plain := filepath.Join(w.dir, "plain")
+	var all sync.WaitGroup
 	for _, args := range [][]string{
 		{"stopped@door", "bash"},
 		{"stopped.berth", "bash"},
-		{"-F", filepath.Join(w.dir, "plain"), "-J", "stopped.berth@door", "stopped.berth"},
-		{"-F", filepath.Join(w.dir, "plain"), "-J", "alice@door", "stopped.berth"},
+		{"-F", plain, "-J", "stopped.berth@door", "stopped.berth"},
+		{"-F", plain, "-J", "alice@door", "stopped.berth"},
 	} {
-		w.mu.Lock()
-		w.builds = w.builds[:1] // stopped again
-		w.mu.Unlock()
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
 		}
 		_, port, _ := net.SplitHostPort(l.Addr().String())
 		l.Close()
-		script := strings.NewReader("echo 'ready: 8a1b'\nuname\necho '8a1b: running'\nexit 0\n")
-		out, errOut, code := w.ssh(script, append([]string{"-v", "-T", "-D", port, "-o", "ConnectTimeout=2"}, args...)...)
-		if want := "ready: 8a1b\nLinux\n8a1b: running\n"; out != want || code != 0 {
-			t.Errorf("%q: %q, %d; %s", args, out, code, errOut)
-		}
+		cmd := w.command("ssh", append([]string{"-T", "-D", port, "-o", "ConnectTimeout=2"}, args...)...)
+		cmd.Stdin = strings.NewReader("echo 'ready: 8a1b'\nuname\necho '8a1b: running'\nexit 0\n")
+		all.Go(func() {
+			out, err := cmd.Output()
+			if want := "ready: 8a1b\nLinux\n8a1b: running\n"; string(out) != want || err != nil {
+				t.Errorf("%q: %q, %v", args, out, err)
+			}
+		})
+	}
+	all.Wait()
+	if n := w.get(&w.requests); n != 1 {
+		t.Errorf("%d builds were requested", n)
 	}
 }

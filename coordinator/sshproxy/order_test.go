@@ -105,7 +105,9 @@ func (c *slowConn) SendRequest(name string, wantReply bool, payload []byte) (boo
 	c.asking.Store(true)
 	defer c.asking.Store(false)
 	ok, b, err := c.Conn.SendRequest(name, wantReply, payload)
-	time.Sleep(50 * time.Millisecond) // in which a channel would overtake it
+	pause := time.NewTimer(50 * time.Millisecond) // in which a channel would overtake it
+	defer pause.Stop()
+	<-pause.C
 	return ok, b, err
 }
 
