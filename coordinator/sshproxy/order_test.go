@@ -161,7 +161,8 @@ func TestManyForwardsBeforeTheReply(t *testing.T) {
 			for range many {
 				go func() { _, _, _ = r.server.Conn.OpenChannel("forwarded-tcpip", nil) }()
 			}
-			time.Sleep(100 * time.Millisecond) // in which the channels come first
+			pause := time.NewTimer(100 * time.Millisecond) // in which the channels come first
+			<-pause.C
 			_ = req.Reply(true, nil)
 		}
 	}()
