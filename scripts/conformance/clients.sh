@@ -19,7 +19,7 @@ check_dropbear() { # -y takes an unknown host key, and refuses one that has chan
 	local a=(dbclient -y -i "$D/key" -p "$C_PORT") p
 	eq "$(printf in | "${a[@]}" "$C_USER@$C_HOST" 'cat; echo err >&2; exit 7' 2>"$D/err"; echo $?)" in7 exec
 	grep -q '^err' "$D/err" || fail "no stderr: $(tail -1 "$D/err")"
-	eq "$(script -qec "dbclient -y -t -i $D/key -p $C_PORT $C_USER@$C_HOST 'tty >/dev/null && echo tty'" /dev/null </dev/null 2>/dev/null | tr -d '\r\0' | grep -ox tty)" tty terminal
+	eq "$(script -qec "dbclient -y -t -i $D/key -p $C_PORT $C_USER@$C_HOST 'tty >/dev/null && echo tty'" /dev/null </dev/null 2>/dev/null | grep -ao tty | head -1)" tty terminal
 	serve digest-server tcp:127.0.0.1:0; p=$(free_port); "${a[@]}" -N -L "$p:127.0.0.1:$REPLY" "$C_USER@$C_HOST" 2>/dev/null &
 	retry 10 tcp_open "$p" || fail "no listener"; peer digest-client "tcp:127.0.0.1:$p"
 }
@@ -149,12 +149,12 @@ check_mutagen_flow() {
 # shows, cell by cell with colours, goes to files $D/NAME.1 and on.
 screen_through() {
 	local n=$1 t="tmux -L $1-$$ -f $D/outer.conf" i=0; shift
-	shot() { i=$((i + 1)); local j a=x b; for j in $(seq 100); do b=$($t capture-pane -peN); [ "$a" = "$b" ] && [ "$j" -gt 6 ] && [[ $b == *"$1"* ]] && break; a=$b; sleep 0.1; done; [[ $b == *"$1"* ]] || fail "$n: screen $i shows no '$1': $(grep . <<<"$b" | tail -2 | cut -c1-100 | tr '\n' '~')"; printf '%s\n' "$b" | sed "s/$n/NAME/g" >"$D/$n.$i"; }
+	shot() { i=$((i + 1)); local j a=x b same=0; for j in $(seq 150); do b=$($t capture-pane -pe); if [ "$a" = "$b" ] && [[ $b == *"$1"* ]]; then same=$((same + 1)); else same=0; fi; [ $same -ge 10 ] && break; a=$b; sleep 0.1; done; [[ $b == *"$1"* ]] || fail "$n: screen $i shows no '$1': $(grep . <<<"$b" | tail -2 | cut -c1-100 | tr '\n' '~')"; printf '%s\n' "$b" | sed "s/$n/NAME/g" >"$D/$n.$i"; }
 	$t new-session -d -x 90 -y 28 "$*" || fail "tmux"
 	shot 'READY$'
 	$t send-keys -l "cd $D; TMUX= tmux -L in-$n-$$ -f $D/inner.conf new-session 'exec bash --noprofile --rcfile $D/rc2 -i'"; $t send-keys Enter
 	shot 'in:'
-	$t send-keys -l "${VIM:-vi} -u NONE -N '+set ruler nu shortmess+=F' text"; $t send-keys Enter; shot '1,1'
+	$t send-keys -l "${VIM:-vi} -n -i NONE -u NONE -N '+set ruler nu shortmess+=F' text"; $t send-keys Enter; shot '1,1'
 	$t send-keys -l 20Gzz; shot '20,'; $t resize-window -x 120 -y 40; shot '20,'; $t send-keys -l 'ohéllo wörld'; $t send-keys Escape; shot 'wörld'
 	$t send-keys C-b '"'; shot 'in:'; $t resize-window -x 100 -y 31; shot 'in:'
 	$t send-keys -l "less text"; $t send-keys Enter; shot 'line 1'; $t send-keys -l '/line 77'; $t send-keys Enter; shot 'line 77'
@@ -174,7 +174,7 @@ check_screen() { # timeout=240   the same as through sshd, which BASELINE, an ss
 	printf 'fields=0 48 39 1\nsort_key=0\nheader_layout=one_100\ncolumn_meters_0=Blank\ncolumn_meter_modes_0=2\nhide_kernel_threads=1\nenable_mouse=0\nscreen:Main=PID USER NI Command\n' >"$D/htoprc"
 	printf 'PS1="READY$ "\n' >"$D/rc"
 	sleep 600 & IDLE=$!
-	local shell="bash --noprofile --rcfile $D/rc -i"
+	local shell="env LC_ALL=C.UTF-8 bash --noprofile --rcfile $D/rc -i"
 	screen_through sshd "/usr/bin/ssh -F $BASELINE -tt dev $shell"
 	screen_through ours "$W/bin/s -tt $HOST $shell"
 	for ((i = 1; i <= screens; i++)); do cmp -s "$D/sshd.$i" "$D/ours.$i" || fail "screen $i differs in $(diff "$D/sshd.$i" "$D/ours.$i" | grep -c '^<') lines: $(diff "$D/sshd.$i" "$D/ours.$i" | head -4 | cut -c1-60 | tr '\n' '~')"; done
