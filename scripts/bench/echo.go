@@ -193,7 +193,7 @@ func shellAnswers(client *ssh.Client) error {
 	if err != nil {
 		return err
 	}
-	defer s.Close() //nolint:errcheck // it answered
+	defer func() { _ = s.Close() }() // it answered
 	in, err := s.StdinPipe()
 	if err != nil {
 		return err
