@@ -149,7 +149,7 @@ check_mutagen_flow() {
 # shows, cell by cell with colours, goes to files $D/NAME.1 and on.
 screen_through() {
 	local n=$1 t="tmux -L $1-$$ -f $D/outer.conf" i=0; shift
-	shot() { i=$((i + 1)); local j a=x b same=0; for j in $(seq 150); do b=$($t capture-pane -pe); if [ "$a" = "$b" ] && [[ $b == *"$1"* ]]; then same=$((same + 1)); else same=0; fi; [ $same -ge 10 ] && break; a=$b; sleep 0.1; done; [[ $b == *"$1"* ]] || fail "$n: screen $i shows no '$1': $(grep . <<<"$b" | tail -2 | cut -c1-100 | tr '\n' '~')"; printf '%s\n' "$b" | sed "s/$n/NAME/g" >"$D/$n.$i"; }
+	shot() { i=$((i + 1)); local a=x b same=0; for _ in $(seq 150); do b=$($t capture-pane -pe); if [ "$a" = "$b" ] && [[ $b == *"$1"* ]]; then same=$((same + 1)); else same=0; fi; [ $same -ge 10 ] && break; a=$b; sleep 0.1; done; [[ $b == *"$1"* ]] || fail "$n: screen $i shows no '$1': $(grep . <<<"$b" | tail -2 | cut -c1-100 | tr '\n' '~')"; printf '%s\n' "$b" | sed "s/$n/NAME/g" >"$D/$n.$i"; }
 	$t new-session -d -x 90 -y 28 "$*" || fail "tmux"
 	shot 'READY$'
 	$t send-keys -l "cd $D; TMUX= tmux -L in-$n-$$ -f $D/inner.conf new-session 'exec bash --noprofile --rcfile $D/rc2 -i'"; $t send-keys Enter
