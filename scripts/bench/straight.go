@@ -45,6 +45,7 @@ func (b *bed) straightAgent() (config string, stop func(), err error) {
 	if err != nil {
 		return "", nil, err
 	}
+	u.Shell = "/bin/sh" // as the bare server: what the user's own shell reads at its start is not the server's
 	srv, err := sshd.New(sshd.Config{
 		Manifest: func() *agent.Manifest { return m }, User: u, Env: func() []string { return []string{"PATH=" + os.Getenv("PATH")} },
 		Exe: filepath.Join(b.bin, "berth-agent"),
