@@ -235,7 +235,7 @@ func conversation(c *client, dir string) []string {
 func TestLikeOpenSSH(t *testing.T) {
 	program := "/usr/lib/openssh/sftp-server"
 	if _, err := os.Stat(program); err != nil {
-		t.Skip("OpenSSH's sftp-server is not here")
+		t.Fatal("OpenSSH's sftp-server is needed: scripts/deps installs it")
 	}
 	var answers [2][]string
 	for i, server := range []string{program, os.Args[0]} {
